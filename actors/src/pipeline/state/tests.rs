@@ -1,0 +1,6 @@
+mod calls;
+mod crashes;
+mod driver;
+mod joins;
+mod properties;
+mod runs;

@@ -1,0 +1,10 @@
+//! Tables that need no serialising and so no actor: plain store functions, one file a table.
+
+pub mod audit_log;
+pub mod callbacks;
+pub mod files;
+pub mod pipelines;
+pub mod plans;
+pub mod providers;
+pub mod timeline;
+pub mod users;

@@ -1,0 +1,98 @@
+//! Hashing of passwords: slow on purpose, so on threads of its own and no more of them than cores.
+
+use super::state::check_password;
+use bcrypt::{BcryptResult, non_truncating_hash, verify};
+use secrecy::{ExposeSecret, SecretString};
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+/// A salt and a hash that no password has: whoever asks for an unknown phone waits as long as for a known one.
+const NOBODY: &str = "AAAAAAAAAAAAAAAAAAAAA.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAA.";
+
+/// A password could not be hashed or compared: a stored hash that is none, or no randomness. The cause is not told,
+/// for it may quote the hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a password could not be hashed or compared")]
+pub struct HashingFailed;
+
+/// Hashes and checks passwords.
+#[derive(Clone)]
+pub(super) struct Passwords {
+    cost: u32,
+    threads: Arc<Semaphore>,
+}
+
+impl Passwords {
+    /// With this bcrypt cost.
+    #[must_use]
+    pub(super) fn new(cost: u32) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { cost, threads: Arc::new(Semaphore::new(cores)) }
+    }
+
+    /// A hash to store.
+    ///
+    /// # Errors
+    /// Where the password is longer than bcrypt can take or the machine has no randomness.
+    pub(super) async fn hash(&self, password: SecretString) -> Result<String, HashingFailed> {
+        let cost = self.cost;
+        self.on_a_thread(move || non_truncating_hash(password.expose_secret(), cost)).await
+    }
+
+    /// Whether `password` has `hash`; without a hash it takes as long and says no.
+    ///
+    /// # Errors
+    /// Where the stored hash is not one.
+    pub(super) async fn verify(
+        &self,
+        password: SecretString,
+        hash: Option<String>,
+    ) -> Result<bool, HashingFailed> {
+        // bcrypt reads 72 bytes and stops: what cannot be set is not compared either
+        let hash = hash.filter(|_| check_password(password.expose_secret()).is_ok());
+        let known = hash.is_some();
+        let hash = hash.unwrap_or_else(|| format!("$2b${:02}${NOBODY}", self.cost));
+        let matches = self.on_a_thread(move || verify(password.expose_secret(), &hash)).await?;
+        Ok(matches && known)
+    }
+
+    async fn on_a_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> BcryptResult<T> + Send + 'static,
+    ) -> Result<T, HashingFailed> {
+        // the semaphore is never closed; were it, hashing would only be unbounded
+        let permit = Arc::clone(&self.threads).acquire_owned().await.ok();
+        let done = tokio::task::spawn_blocking(move || {
+            let result = work();
+            drop(permit);
+            result
+        });
+        done.await.ok().and_then(Result::ok).ok_or(HashingFailed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[tokio::test]
+    async fn a_password_is_known_by_its_hash() {
+        let passwords = Passwords::new(4);
+        let hash = passwords.hash("correct horse".into()).await.unwrap();
+        assert!(passwords.verify("correct horse".into(), Some(hash.clone())).await.unwrap());
+        assert!(!passwords.verify("correct horsf".into(), Some(hash)).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn nobody_has_no_password_and_takes_as_long_to_ask() {
+        let passwords = Passwords::new(8);
+        let hash = passwords.hash("correct horse".into()).await.unwrap();
+        let started = Instant::now();
+        assert!(!passwords.verify("wrong".into(), Some(hash)).await.unwrap());
+        let known = started.elapsed();
+        let started = Instant::now();
+        assert!(!passwords.verify("wrong".into(), None).await.unwrap());
+        assert!(started.elapsed() * 4 > known, "{:?} against {known:?}", started.elapsed());
+    }
+}

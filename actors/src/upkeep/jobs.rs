@@ -1,0 +1,109 @@
+//! What each job does: in batches, and not for ever.
+
+use super::{state::Job, store};
+use crate::{
+    database::Database,
+    idempotency,
+    quota::QuotaHandle,
+    records::{callbacks, files::Files},
+};
+use std::time::Duration;
+
+/// Rows, or users, of one batch.
+const BATCH: u16 = 1_000;
+/// Batches of one run; with [`BATCH`] a million rows.
+const BATCHES: usize = 1_000;
+/// Objects looked at in one step.
+const OBJECTS: usize = 1_000;
+/// An object without a row is let alone so long: its row may be about to be written.
+const ORPHAN_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// What jobs work with.
+#[derive(Clone)]
+pub(super) struct Tools {
+    pub(super) database: Database,
+    pub(super) quota: QuotaHandle,
+    pub(super) files: Files,
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Does a job; says in a few words what was done.
+pub(super) async fn run(job: Job, tools: &Tools) -> Result<String, Failure> {
+    let limit = i64::from(BATCH);
+    let done = match job {
+        Job::ExpireGrants => {
+            repeated(async || Ok(u64::try_from(tools.quota.expire_due(BATCH).await?)?)).await?
+        }
+        Job::DeleteIdempotencyKeys => {
+            repeated(async || Ok(idempotency::purge(&tools.database, limit).await?)).await?
+        }
+        Job::DeleteFinalEvents => {
+            repeated(async || {
+                let client = tools.database.client().await?;
+                Ok(store::delete_final_events(&client, limit).await?)
+            })
+            .await?
+        }
+        Job::DeleteProviderCallbacks => {
+            repeated(async || {
+                let client = tools.database.client().await?;
+                Ok(callbacks::delete_expired(&client, limit).await?)
+            })
+            .await?
+        }
+        Job::RemoveAbandonedUploads => {
+            repeated(async || Ok(tools.files.remove_abandoned(limit).await?)).await?
+        }
+        Job::RemoveOrphanObjects => remove_orphan_objects(tools).await?,
+    };
+    let what = match job {
+        Job::ExpireGrants => "users' grants written off",
+        Job::DeleteIdempotencyKeys => "keys deleted",
+        Job::DeleteFinalEvents => "events deleted",
+        Job::DeleteProviderCallbacks => "callbacks deleted",
+        Job::RemoveAbandonedUploads => "uploads removed",
+        Job::RemoveOrphanObjects => "objects removed",
+    };
+    Ok(format!("{done} {what}"))
+}
+
+/// Does batch after batch until one is not full.
+async fn repeated(mut batch: impl AsyncFnMut() -> Result<u64, Failure>) -> Result<u64, Failure> {
+    let mut done = 0;
+    for _ in 0..BATCHES {
+        let now = batch().await?;
+        done += now;
+        if now < u64::from(BATCH) {
+            break;
+        }
+        // others wait for the same rows and connections
+        tokio::task::yield_now().await;
+    }
+    Ok(done)
+}
+
+/// Removes objects that no row names: their task's replica died between storing them and writing their row, or
+/// they came by a link whose row was removed meanwhile.
+async fn remove_orphan_objects(tools: &Tools) -> Result<u64, Failure> {
+    let mut removed = 0;
+    let mut after = None;
+    loop {
+        let page = tools.files.store().list(after.as_deref(), OBJECTS).await?;
+        let old = page.objects.iter().filter(|object| object.age >= ORPHAN_AGE);
+        let keys: Vec<&str> = old.map(|object| object.key.as_str()).collect();
+        if !keys.is_empty() {
+            let client = tools.database.client().await?;
+            let orphans = store::keys_of_nobody(&client, &keys).await?;
+            drop(client);
+            for key in orphans {
+                tools.files.store().delete(&key).await?;
+                removed += 1;
+            }
+        }
+        after = page.next;
+        if after.is_none() {
+            return Ok(removed);
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Who calls, and which thing the path names.
+//!
+//! Handlers take the caller as their first argument: it is looked at before path, query and body, so that nobody
+//! learns from a stranger's request whether an id exists. The token alone decides; no store is read.
+
+use super::{
+    error::{ApiError, ErrorCode},
+    state::State,
+};
+use actix_web::{FromRequest, HttpMessage, HttpRequest, dev::Payload, http::header::AUTHORIZATION, web};
+use chrono::{DateTime, Utc};
+use greenroom_actors::{
+    ids::{SessionId, UserId},
+    session::Role,
+};
+use std::{
+    future::{Ready, ready},
+    str::FromStr,
+};
+
+/// What a request without a token is told.
+const CHALLENGE: &str = "Bearer realm=\"greenroom\"";
+/// What a request with a bad token is told.
+const CHALLENGE_INVALID: &str = "Bearer realm=\"greenroom\", error=\"invalid_token\"";
+
+/// Anybody signed in.
+#[derive(Clone, Copy, Debug)]
+pub struct User {
+    /// Who.
+    pub id: UserId,
+    /// What they may do.
+    pub role: Role,
+    /// The session the token belongs to.
+    pub session: SessionId,
+    /// When the token ends.
+    pub expires_at: DateTime<Utc>,
+}
+
+/// Somebody who may change what belongs to others.
+#[derive(Clone, Copy, Debug)]
+pub struct Admin(pub User);
+
+/// Somebody who may see what belongs to others.
+#[derive(Clone, Copy, Debug)]
+pub struct Support(pub User);
+
+/// Left in the request for its log line.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller(pub UserId);
+
+impl State {
+    /// The state of the service that handles `request`.
+    ///
+    /// # Errors
+    /// 500 where the service was put together without one.
+    pub fn of(request: &HttpRequest) -> Result<&Self, ApiError> {
+        request.app_data::<web::Data<Self>>().map(|state| &***state).ok_or_else(|| {
+            tracing::error!("the service has no state");
+            ApiError::new(ErrorCode::Internal)
+        })
+    }
+}
+
+impl User {
+    fn of(request: &HttpRequest) -> Result<Self, ApiError> {
+        let mut headers = request.headers().get_all(AUTHORIZATION);
+        let header = headers.next().ok_or_else(|| ApiError::unauthenticated(CHALLENGE))?;
+        let invalid = || ApiError::unauthenticated(CHALLENGE_INVALID);
+        if headers.next().is_some() {
+            return Err(invalid());
+        }
+        let (scheme, token) =
+            header.to_str().ok().and_then(|text| text.split_once(' ')).ok_or_else(invalid)?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(ApiError::unauthenticated(CHALLENGE));
+        }
+        Self::of_token(request, token.trim())
+    }
+
+    /// Whoever shows `token` with `request`.
+    ///
+    /// # Errors
+    /// 401 where the token is not one of ours.
+    pub fn of_token(request: &HttpRequest, token: &str) -> Result<Self, ApiError> {
+        let claims = State::of(request)?
+            .tokens
+            .verify(token)
+            .map_err(|_| ApiError::unauthenticated(CHALLENGE_INVALID))?;
+        request.extensions_mut().insert(Caller(claims.user));
+        Ok(Self {
+            id: claims.user,
+            role: claims.role,
+            session: claims.session,
+            expires_at: claims.expires_at,
+        })
+    }
+}
+
+impl FromRequest for User {
+    type Error = ApiError;
+    type Future = Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(Self::of(request))
+    }
+}
+
+impl FromRequest for Admin {
+    type Error = ApiError;
+    type Future = Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(User::of(request).and_then(|user| match user.role {
+            Role::Admin => Ok(Self(user)),
+            Role::User | Role::Support => Err(ApiError::new(ErrorCode::Forbidden)),
+        }))
+    }
+}
+
+impl FromRequest for Support {
+    type Error = ApiError;
+    type Future = Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(User::of(request).and_then(|user| match user.role {
+            Role::Admin | Role::Support => Ok(Self(user)),
+            Role::User => Err(ApiError::new(ErrorCode::Forbidden)),
+        }))
+    }
+}
+
+/// The path's `{id}`, a UUID in its usual form; anything else names nothing and is 404.
+#[derive(Clone, Copy, Debug)]
+pub struct Id<T>(pub T);
+
+impl<T: FromStr> FromRequest for Id<T> {
+    type Error = ApiError;
+    type Future = Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        const HYPHENATED: usize = 36;
+        let text = request.match_info().get("id").filter(|text| text.len() == HYPHENATED);
+        ready(text.and_then(|text| text.parse().ok()).map(Self).ok_or_else(ApiError::not_found))
+    }
+}
+
+/// The request's id, as it is answered and logged.
+#[derive(Clone, Debug)]
+pub struct RequestId(pub String);
+
+impl FromRequest for RequestId {
+    type Error = ApiError;
+    type Future = Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let id = request.extensions().get::<Self>().cloned();
+        ready(Ok(id.unwrap_or_else(|| Self(String::new()))))
+    }
+}

@@ -1,0 +1,241 @@
+//! Signing up and in, and who may do what.
+
+use crate::support::{Client, TestApp, new_phone};
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+async fn register(client: &Client, body: Value) -> crate::support::Reply {
+    client.post("/api/v1/auth/register", body).await
+}
+
+#[actix_web::test]
+async fn a_registration_signs_in_and_answers_as_the_contract_says() {
+    let app = TestApp::start().await;
+    let phone = new_phone();
+    let body = json!({ "phone": format!("+86{phone}"), "password": "correct horse" });
+    let tokens = register(&app.client(), body).await.expect(201);
+    assert_eq!((&tokens["tokenType"], &tokens["expiresIn"]), (&json!("Bearer"), &json!(900)));
+    assert_eq!(tokens["isNewUser"], json!(true));
+    let user = &tokens["user"];
+    assert_eq!(user["phone"], json!(format!("{}****{}", &phone[..3], &phone[7..])));
+    for (member, value) in [
+        ("nickname", json!("")),
+        ("avatar", json!(null)),
+        ("gender", json!("unknown")),
+        ("role", json!("user")),
+        ("referrerId", json!(null)),
+        ("membership", json!({ "active": false, "planId": null, "expiresAt": null })),
+        ("quotaRemaining", json!(0)),
+    ] {
+        assert_eq!(user[member], value, "{member}");
+    }
+    let again = app.client().login(&phone, "correct horse").await;
+    assert_eq!(again.get("/api/v1/users/me").await.expect(200), *user);
+}
+
+#[actix_web::test]
+async fn a_phone_registers_once_however_often_it_is_tried_at_once() {
+    let app = TestApp::start().await;
+    let (client, phone) = (app.client(), new_phone());
+    let tries = (0..8).map(|_| register(&client, json!({ "phone": phone, "password": "correct horse" })));
+    let replies = join_all(tries).await;
+    assert_eq!(replies.iter().filter(|reply| reply.status == 201).count(), 1);
+    assert!(replies.iter().all(|reply| reply.status == 201 || reply.code() == "PHONE_TAKEN"), "{replies:?}");
+}
+
+#[actix_web::test]
+async fn what_cannot_be_registered_is_said_by_path() {
+    let app = TestApp::start().await;
+    let client = app.client();
+    let phone = new_phone();
+    for (body, status, code, path) in [
+        (json!({ "phone": "12", "password": "correct horse" }), 422, "VALIDATION_FAILED", "/phone"),
+        (json!({ "phone": phone, "password": "1234567" }), 422, "PASSWORD_WEAK", "/password"),
+        (json!({ "phone": phone, "password": "1234567\u{0}8" }), 422, "PASSWORD_WEAK", "/password"),
+        (json!({ "phone": phone, "password": "密".repeat(24) }), 422, "PASSWORD_WEAK", "/password"),
+        (json!({ "phone": phone, "password": 12_345_678 }), 400, "BAD_REQUEST", "/password"),
+        (json!({ "phone": phone }), 400, "BAD_REQUEST", "/password"),
+        (
+            json!({ "phone": phone, "password": "correct horse", "referrer_id": "nobody" }),
+            422,
+            "REFERRER_INVALID",
+            "/referrer_id",
+        ),
+        (
+            json!({ "phone": phone, "password": "correct horse", "referrer_id": uuid::Uuid::now_v7() }),
+            422,
+            "REFERRER_INVALID",
+            "/referrer_id",
+        ),
+        (
+            json!({ "phone": phone, "password": "correct horse", "inviteCode": "NOBODYS0" }),
+            422,
+            "INVITE_CODE_INVALID",
+            "/inviteCode",
+        ),
+    ] {
+        let reply = register(&client, body.clone()).await;
+        let path_said = reply.json["errors"][0]["path"].as_str();
+        assert_eq!((reply.status, reply.code(), path_said), (status, code, Some(path)), "{body}");
+    }
+}
+
+#[actix_web::test]
+async fn whoever_brings_a_friend_is_remembered() {
+    let app = TestApp::start().await;
+    let (host, other) = (app.register_user().await, app.register_user().await);
+    let code = host.get("/api/v1/users/me/invite").await.expect(200)["inviteCode"].clone();
+    let friend = |body: Value| {
+        let mut body = body;
+        body["phone"] = json!(new_phone());
+        body["password"] = json!("correct horse");
+        let client = app.client();
+        async move { register(&client, body).await }
+    };
+    let lower = code.as_str().unwrap().to_lowercase();
+    for body in
+        [json!({ "inviteCode": lower }), json!({ "referrer_id": host.id }), json!({ "referrerId": host.id })]
+    {
+        assert_eq!(friend(body).await.expect(201)["user"]["referrerId"], json!(host.id));
+    }
+    let both = friend(json!({ "inviteCode": code, "referrer_id": host.id })).await;
+    assert_eq!(both.status, 201, "{both:?}");
+    let torn = friend(json!({ "inviteCode": code, "referrer_id": other.id })).await;
+    assert_eq!((torn.status, torn.code()), (422, "REFERRER_INVALID"));
+    let invite = host.get("/api/v1/users/me/invite").await.expect(200);
+    assert_eq!(invite, json!({ "inviteCode": code, "invited": 4 }));
+}
+
+#[actix_web::test]
+async fn the_fifth_failure_is_still_a_failure_and_the_next_is_locked_out() {
+    let app = TestApp::start().await;
+    let known = app.register_user().await;
+    let (phone, password) = known.credentials.clone();
+    for phone in [phone.clone(), new_phone()] {
+        let wrong = json!({ "phone": phone, "password": "wrong horse" });
+        for _ in 0..5 {
+            let reply = app.client().post("/api/v1/auth/login", wrong.clone()).await;
+            assert_eq!((reply.status, reply.code()), (401, "INVALID_CREDENTIALS"));
+        }
+        let reply = app.client().post("/api/v1/auth/login", wrong).await;
+        assert_eq!((reply.status, reply.code()), (429, "LOGIN_LOCKED"));
+        let retry_after: u64 = reply.header("retry-after").parse().unwrap();
+        assert!((800..=900).contains(&retry_after), "{retry_after}");
+    }
+    let right = json!({ "phone": phone, "password": password });
+    assert_eq!(app.client().post("/api/v1/auth/login", right).await.code(), "LOGIN_LOCKED");
+}
+
+#[actix_web::test]
+async fn a_success_forgets_earlier_failures() {
+    let app = TestApp::start().await;
+    let (phone, password) = app.register_user().await.credentials;
+    for _ in 0..2 {
+        for _ in 0..4 {
+            let wrong = json!({ "phone": phone, "password": "wrong horse" });
+            assert_eq!(app.client().post("/api/v1/auth/login", wrong).await.status, 401);
+        }
+        app.client().login(&phone, &password).await;
+    }
+}
+
+#[actix_web::test]
+async fn a_hundred_guesses_at_once_are_no_more_than_five() {
+    let app = TestApp::start().await;
+    let other = app.second_replica().await;
+    let (phone, password) = app.register_user().await.credentials;
+    let guess = |number: usize| {
+        let client = if number.is_multiple_of(2) { app.client() } else { other.client() };
+        let body = json!({ "phone": phone, "password": "wrong horse" });
+        async move { client.post("/api/v1/auth/login", body).await.status }
+    };
+    let statuses = join_all((0..100).map(guess)).await;
+    assert_eq!(statuses.iter().filter(|status| **status == 401).count(), 5, "{statuses:?}");
+    assert!(statuses.iter().all(|status| [401, 429, 503].contains(status)), "{statuses:?}");
+    let right = json!({ "phone": phone, "password": password });
+    assert_eq!(other.client().post("/api/v1/auth/login", right).await.code(), "LOGIN_LOCKED");
+}
+
+#[actix_web::test]
+async fn the_owner_of_many_devices_signs_in_on_all_of_them_at_once() {
+    let app = TestApp::start().await;
+    let (phone, password) = app.register_user().await.credentials;
+    let client = app.client();
+    join_all((0..12).map(|_| client.login(&phone, &password))).await;
+}
+
+#[actix_web::test]
+async fn without_a_good_token_there_is_a_challenge_and_nothing_else_is_looked_at() {
+    let app = TestApp::start().await;
+    let mut stranger = app.client();
+    for token in [None, Some("nonsense"), Some("a.b.c")] {
+        stranger.token = token.map(str::to_owned);
+        // a body and an id that are wrong too
+        let reply = stranger.patch("/api/v1/users/me", json!({ "nickname": 7 })).await;
+        assert_eq!((reply.status, reply.code()), (401, "UNAUTHENTICATED"));
+        assert!(reply.header("www-authenticate").starts_with("Bearer"), "{reply:?}");
+        assert_eq!(stranger.get("/api/v1/admin/users/not-an-id").await.status, 401);
+    }
+    let user = app.register_user().await;
+    for (reply, action) in [
+        (user.get("/api/v1/admin/users/not-an-id").await, "read"),
+        (user.post("/api/v1/admin/users/not-an-id/grants", json!([])).await, "write"),
+    ] {
+        assert_eq!((reply.status, reply.code()), (403, "FORBIDDEN"), "{action}");
+    }
+}
+
+#[actix_web::test]
+async fn support_reads_and_does_not_write_and_a_banned_user_stays_out() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    let user = app.register_user().await;
+    let path = format!("/api/v1/admin/users/{}", user.id);
+    admin.patch(&path, json!({ "role": "support" })).await.expect(200);
+    // the old token still says user
+    assert_eq!(user.get("/api/v1/admin/users").await.status, 403);
+    let support = app.client().login(&user.credentials.0, &user.credentials.1).await;
+    let found = support.get(&format!("/api/v1/admin/users?query={}", user.credentials.0)).await.expect(200);
+    assert_eq!((&found["items"][0]["id"], &found["items"][0]["role"]), (&json!(user.id), &json!("support")));
+    assert_eq!(found["items"][0]["phone"], json!(user.credentials.0), "admins see the whole phone");
+    assert_eq!(support.patch(&path, json!({ "role": "admin" })).await.code(), "FORBIDDEN");
+    admin.patch(&path, json!({ "banned": true })).await.expect(200);
+    let body = json!({ "phone": user.credentials.0, "password": user.credentials.1 });
+    let reply = app.client().post("/api/v1/auth/login", body).await;
+    assert_eq!((reply.status, reply.code()), (403, "USER_BANNED"));
+    let own = format!("/api/v1/admin/users/{}", admin.id);
+    assert_eq!(admin.patch(&own, json!({ "banned": true })).await.code(), "CONFLICT");
+    let log = admin.get("/api/v1/admin/audit-log").await.expect(200);
+    assert_eq!(log["items"][0]["action"], json!("user.access"));
+    assert_eq!(log["items"][0]["actorId"], json!(admin.id));
+    assert_eq!(log["items"].as_array().unwrap().len(), 2, "refused writes leave nothing: {log}");
+}
+
+#[actix_web::test]
+async fn the_session_actor_works_again_after_a_panic_and_nothing_is_doubled() {
+    let app = TestApp::start().await;
+    app.client().send(app.client().request(reqwest::Method::POST, "/faults/session.registered")).await;
+    let (client, phone) = (app.client(), new_phone());
+    // the account was made when the actor died; asked again, it is recognised
+    client.register(&phone, "correct horse").await;
+    assert_eq!(app.count(&format!("select count(*) from users where phone = '{phone}'")).await, 1);
+    let actors = app.admin().await.get("/api/v1/admin/actors").await.expect(200);
+    let session =
+        actors["items"].as_array().unwrap().iter().find(|actor| actor["kind"] == "session").unwrap();
+    assert_eq!((&session["restarts"], &session["state"]), (&json!(1), &json!("running")));
+    assert!(session["lastPanic"].as_str().unwrap().contains("session.registered"), "{session}");
+}
+
+#[actix_web::test]
+async fn a_profile_is_changed_in_part() {
+    let app = TestApp::start().await;
+    let user = app.register_user().await;
+    let changed = user.patch("/api/v1/users/me", json!({ "nickname": " 小明 " })).await.expect(200);
+    assert_eq!(changed["nickname"], json!("小明"));
+    let changed = user.patch("/api/v1/users/me", json!({ "gender": "female" })).await.expect(200);
+    assert_eq!((&changed["nickname"], &changed["gender"]), (&json!("小明"), &json!("female")));
+    let foreign = json!({ "avatar": uuid::Uuid::now_v7() });
+    let reply = user.patch("/api/v1/users/me", foreign).await;
+    assert_eq!((reply.status, &reply.json["errors"][0]["path"]), (422, &json!("/avatar")));
+    assert_eq!(user.get("/api/v1/users/me").await.expect(200), changed);
+}

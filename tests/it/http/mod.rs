@@ -1,0 +1,9 @@
+//! The HTTP interface, from outside.
+
+mod bad_requests;
+mod contract;
+mod definitions;
+mod identity;
+mod platform;
+mod quota;
+mod tasks;
