@@ -65,6 +65,8 @@ create table provider_figures (
     -- calls that ended in the last five minutes, and those that failed
     calls         bigint not null,
     failures      bigint not null,
+    -- how long a call takes, lately
+    call_ms       bigint,
     breaker       text not null check (breaker in ('closed', 'half_open', 'open')),
     open_until    timestamptz,
     error_code    text,

@@ -150,9 +150,10 @@ fn is_client_side_defect(error: &tokio_postgres::Error) -> bool {
 }
 
 fn is_transient(code: &SqlState) -> bool {
-    // 08: connection, 53: resources, 57: shutdown or cancelled, 55P03: lock timeout, 40: deadlock or serialisation
+    // 08: connection, 25: a standby that takes no writes, 40: deadlock or serialisation, 53: resources,
+    // 55P03: lock timeout, 57: shutdown or cancelled, 58: the system below it, XX: itself, such as a broken index
     let class = code.code().get(..2).unwrap_or_default();
-    matches!(class, "08" | "53" | "57" | "40") || *code == SqlState::LOCK_NOT_AVAILABLE
+    matches!(class, "08" | "25" | "40" | "53" | "57" | "58" | "XX") || *code == SqlState::LOCK_NOT_AVAILABLE
 }
 
 /// The pool's figures at one moment.

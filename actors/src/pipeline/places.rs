@@ -11,10 +11,9 @@ use crate::{
 use chrono::{DateTime, Utc};
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::sync::Mutex;
 
 /// How long it is believed who waits: however many ask, the queues are counted once in this time.
 const FRESH: Duration = Duration::from_secs(1);
@@ -50,15 +49,15 @@ pub(super) struct Places {
     known: Mutex<Option<Known>>,
 }
 
-/// Who waits in each queue, and when that was read.
+/// Who waits in each queue, and when somebody last set out to read it.
 struct Known {
-    read_at: Instant,
+    asked_at: Instant,
     queues: Arc<HashMap<String, Queue>>,
 }
 
 impl Places {
     pub(super) fn new(database: Database, running_per_user: u32) -> Self {
-        Self { database, running_per_user: i64::from(running_per_user), known: Mutex::const_new(None) }
+        Self { database, running_per_user: i64::from(running_per_user), known: Mutex::new(None) }
     }
 
     /// The places of those of `tasks` that nobody has claimed.
@@ -85,13 +84,25 @@ impl Places {
     }
 
     async fn queues(&self) -> Result<Arc<HashMap<String, Queue>>, DatabaseError> {
-        let mut known = self.known.lock().await;
-        if let Some(known) = known.as_ref().filter(|known| known.read_at.elapsed() < FRESH) {
-            return Ok(Arc::clone(&known.queues));
+        let asked_at = Instant::now();
+        if let Some(queues) = self.fresh_queues(asked_at) {
+            return Ok(queues);
         }
         let client = self.database.client().await?;
         let queues = Arc::new(store::read_queues(&client).await?);
-        *known = Some(Known { read_at: Instant::now(), queues: Arc::clone(&queues) });
+        let known = Known { asked_at, queues: Arc::clone(&queues) };
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
         Ok(queues)
+    }
+
+    /// What is known, unless it is for the caller to read it anew: then the others do with what there is meanwhile.
+    fn fresh_queues(&self, now: Instant) -> Option<Arc<HashMap<String, Queue>>> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = known.as_mut()?;
+        if now.saturating_duration_since(known.asked_at) >= FRESH {
+            known.asked_at = now;
+            return None;
+        }
+        Some(Arc::clone(&known.queues))
     }
 }

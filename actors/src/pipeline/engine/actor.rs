@@ -11,7 +11,7 @@ use super::{
     run::Note,
     runs::{Entry, Runs, Stage},
     tools::Tools,
-    waiting::{LastTold, TELL},
+    waiting::{LastTold, Shared, TELL},
 };
 use crate::{
     ask::Ask,
@@ -74,6 +74,8 @@ pub(in crate::pipeline) struct Engine {
     pub(super) pauses: HashMap<String, Duration>,
     /// When a gate is looked at again that calls wait before.
     pub(super) alarm: Option<Instant>,
+    /// When providers are asked for a slot again whose call may have died with its replica.
+    pub(super) slot_alarms: HashMap<String, Instant>,
     /// What the other replicas know of the providers, and what they know of us.
     pub(super) figures: SharedFigures,
     /// Providers for which it is written that calls wait here.
@@ -91,7 +93,7 @@ pub(in crate::pipeline) struct Engine {
     /// Whether tasks may be queued, as far as is known here.
     pub(super) queued: bool,
     /// What it is written that tasks here wait for.
-    pub(super) shared_waits: HashMap<TaskId, LastTold>,
+    pub(super) shared_waits: HashMap<TaskId, Shared>,
     pub(super) is_sharing_waits: bool,
     /// What users with sockets here were last told of tasks that nobody has claimed.
     pub(super) told_in_queue: HashMap<TaskId, LastTold>,
@@ -115,6 +117,7 @@ impl Engine {
             gathered: Vec::new(),
             pauses: HashMap::new(),
             alarm: None,
+            slot_alarms: HashMap::new(),
             figures: SharedFigures::default(),
             told_waits: HashSet::new(),
             out: HashMap::new(),

@@ -4,25 +4,35 @@
 use super::{actor::Engine, breaker::Room, health::Figures, tools::Tools};
 use crate::{
     database::DatabaseError,
-    pipeline::store::{self, BreakerState, FiguresRow},
+    pipeline::store::{self, BreakerState, Elsewhere, FiguresRow},
 };
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use chrono::{DateTime, TimeDelta, Utc};
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// What the replicas know of each other.
 #[derive(Debug, Default)]
 pub(super) struct SharedFigures {
     written: HashMap<String, FiguresRow>,
-    /// Calls that wait at the others, by provider.
-    elsewhere: HashMap<String, i64>,
+    /// How the providers fare at the others.
+    elsewhere: HashMap<String, Elsewhere>,
     is_sharing: bool,
 }
 
 impl SharedFigures {
     /// How many calls of a provider wait at other replicas.
     pub(super) fn waiting_elsewhere(&self, provider: &str) -> i64 {
-        self.elsewhere.get(provider).copied().unwrap_or(0)
+        self.elsewhere.get(provider).map_or(0, |elsewhere| elsewhere.waiting)
+    }
+
+    /// How long a call of a provider takes at other replicas, where some have ended there.
+    pub(super) fn lasting_elsewhere(&self, provider: &str) -> Option<Duration> {
+        let call_ms = self.elsewhere.get(provider)?.call_ms?;
+        u64::try_from(call_ms).ok().map(Duration::from_millis)
     }
 }
 
@@ -73,6 +83,7 @@ impl Engine {
                 waiting: i64::try_from(waiting).unwrap_or(i64::MAX),
                 calls: figures.calls,
                 failures: figures.failures,
+                call_ms: figures.lasting.and_then(|lasting| i64::try_from(lasting.as_millis()).ok()),
                 breaker,
                 open_until,
                 last_error: figures.last_error,
@@ -87,7 +98,7 @@ async fn share(
     tools: &Tools,
     changed: &[FiguresRow],
     calls_wait: bool,
-) -> Result<HashMap<String, i64>, DatabaseError> {
+) -> Result<HashMap<String, Elsewhere>, DatabaseError> {
     if changed.is_empty() && !calls_wait {
         return Ok(HashMap::new());
     }
@@ -95,7 +106,7 @@ async fn share(
     if !changed.is_empty() {
         store::write_figures(&client, tools.owner, changed).await?;
     }
-    if calls_wait { store::calls_elsewhere(&client, tools.owner).await } else { Ok(HashMap::new()) }
+    if calls_wait { store::figures_elsewhere(&client, tools.owner).await } else { Ok(HashMap::new()) }
 }
 
 fn show(provider: &str, breaker: BreakerState) {

@@ -127,7 +127,8 @@ impl Engine {
     /// A guess of when a call leaves that has `position` others before it, where calls of the provider have ended lately.
     fn turn_comes_in(&self, provider: &str, position: i64) -> Option<Duration> {
         let policy = self.tools.providers.policy(provider)?;
-        let lasting = self.tools.health.lasting(provider)?;
+        let lasting =
+            self.tools.health.lasting(provider).or_else(|| self.figures.lasting_elsewhere(provider))?;
         #[expect(clippy::cast_precision_loss, reason = "a guess")]
         let calls = position.saturating_add(1) as f64;
         let at_once = policy

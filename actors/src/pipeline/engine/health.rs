@@ -61,6 +61,8 @@ pub(super) struct Figures {
     pub(super) calls: i64,
     /// Those of them that failed; a refusal of the content is none of the provider's failures.
     pub(super) failures: i64,
+    /// How long a call takes, where some have ended.
+    pub(super) lasting: Option<Duration>,
     pub(super) room: Room,
     pub(super) last_error: Option<LastError>,
 }
@@ -113,8 +115,7 @@ impl ProviderHealth {
 
     /// How long a call of a provider takes, where some have ended.
     pub(super) fn lasting(&self, provider: &str) -> Option<Duration> {
-        let seconds = self.providers().get(provider)?.seconds?;
-        Duration::try_from_secs_f64(seconds).ok()
+        self.providers().get(provider)?.lasting()
     }
 
     /// All figures, of those providers that `exists` knows; the others are forgotten.
@@ -192,6 +193,10 @@ impl Health {
         }
     }
 
+    fn lasting(&self) -> Option<Duration> {
+        Duration::try_from_secs_f64(self.seconds?).ok()
+    }
+
     fn forget(&mut self, now: Instant) {
         let counts = PART * u32::try_from(PARTS).unwrap_or(u32::MAX);
         while self.parts.front().is_some_and(|part| now.saturating_duration_since(part.began) >= counts) {
@@ -204,6 +209,7 @@ impl Health {
         Figures {
             calls: self.parts.iter().map(|part| part.calls).sum(),
             failures: self.parts.iter().map(|part| part.failures).sum(),
+            lasting: self.lasting(),
             room: self.room(now),
             last_error: self.last_error.clone(),
         }

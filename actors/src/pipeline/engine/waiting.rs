@@ -27,6 +27,8 @@ const TOLD: (i64, i64) = (100, 10_000);
 
 /// What a user was last told of a task.
 pub(super) type LastTold = (WaitingReason, Option<i64>);
+/// What others can read that a task waits for, and whether a guess of when it goes on is there.
+pub(super) type Shared = (LastTold, bool);
 
 impl Engine {
     /// What those of `tasks` wait for that are here and have no call away.
@@ -96,8 +98,9 @@ impl Engine {
         let Some(now) = self.tools.clock.time(Instant::now()) else { return };
         let tasks: Vec<TaskId> = self.runs.keys().copied().collect();
         let waiting = self.waiting(&tasks);
-        let shared: HashMap<TaskId, LastTold> =
-            waiting.iter().map(|(task, now)| (*task, (now.reason, now.position))).collect();
+        let shared = |now: &Waiting| ((now.reason, now.position), now.eta_ms.is_some());
+        let shared: HashMap<TaskId, Shared> =
+            waiting.iter().map(|(task, now)| (*task, shared(now))).collect();
         if self.is_sharing_waits || shared == self.shared_waits {
             return;
         }

@@ -429,6 +429,9 @@ impl Engine {
         for (provider, hold) in flushed.holds {
             self.admission.hold(provider, hold);
         }
+        for (provider, at) in flushed.slot_deadlines {
+            self.ask_again_at(provider, at, context);
+        }
         let refused = flushed.refused.into_iter().filter(|call| self.still_waits(call)).collect();
         self.admission.put_back(refused);
         self.withdrawn.clear();
@@ -446,6 +449,24 @@ impl Engine {
             self.restart(task, context);
         }
         self.settle_ready();
+    }
+
+    /// Asks a provider for slots at that time: then one is free whose call died with its replica.
+    fn ask_again_at(&mut self, provider: String, at: Instant, context: &mut Context<Self>) {
+        let now = Instant::now();
+        // what is overdue is being taken by another replica
+        let at = at.max(now + COURTESY);
+        if self.slot_alarms.get(&provider).is_some_and(|alarm| *alarm <= at) {
+            return;
+        }
+        self.slot_alarms.insert(provider.clone(), at);
+        context.run_later(at.saturating_duration_since(now), move |actor, context| {
+            if actor.slot_alarms.get(&provider) == Some(&at) {
+                actor.slot_alarms.remove(&provider);
+            }
+            actor.admission.retry(&provider);
+            actor.flush(context);
+        });
     }
 
     fn let_go(&mut self, granted: Granted) {

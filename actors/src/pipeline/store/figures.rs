@@ -105,6 +105,8 @@ pub(crate) struct FiguresRow {
     pub(crate) waiting: i64,
     pub(crate) calls: i64,
     pub(crate) failures: i64,
+    /// How long a call takes, where some have ended.
+    pub(crate) call_ms: Option<i64>,
     pub(crate) breaker: BreakerState,
     pub(crate) open_until: Option<DateTime<Utc>>,
     pub(crate) last_error: Option<LastError>,
@@ -118,23 +120,26 @@ pub(crate) async fn write_figures(
 ) -> Result<(), DatabaseError> {
     let statement = client
         .prepare_cached(
-            "insert into provider_figures (owner, provider, waiting, calls, failures, breaker, open_until,
+            "insert into provider_figures (owner, provider, waiting, calls, failures, call_ms, breaker, open_until,
                                            error_code, error_message, error_at)
-             select $1, w.* from unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[],
-                                        $7::timestamptz[], $8::text[], $9::text[], $10::timestamptz[])
-                 as w(provider, waiting, calls, failures, breaker, open_until, error_code, error_message, error_at)
+             select $1, w.* from unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
+                                        $7::text[], $8::timestamptz[], $9::text[], $10::text[], $11::timestamptz[])
+                 as w(provider, waiting, calls, failures, call_ms, breaker, open_until, error_code, error_message,
+                      error_at)
              where exists (select from providers p where p.id = w.provider)
              order by w.provider
              on conflict (owner, provider) do update set
                  waiting = excluded.waiting, calls = excluded.calls, failures = excluded.failures,
-                 breaker = excluded.breaker, open_until = excluded.open_until, error_code = excluded.error_code,
-                 error_message = excluded.error_message, error_at = excluded.error_at",
+                 call_ms = excluded.call_ms, breaker = excluded.breaker, open_until = excluded.open_until,
+                 error_code = excluded.error_code, error_message = excluded.error_message,
+                 error_at = excluded.error_at",
         )
         .await?;
     let providers: Vec<_> = rows.iter().map(|row| row.provider.as_str()).collect();
     let waiting: Vec<_> = rows.iter().map(|row| row.waiting).collect();
     let calls: Vec<_> = rows.iter().map(|row| row.calls).collect();
     let failures: Vec<_> = rows.iter().map(|row| row.failures).collect();
+    let lasting: Vec<_> = rows.iter().map(|row| row.call_ms).collect();
     let breakers: Vec<_> = rows.iter().map(|row| row.breaker.name()).collect();
     let untils: Vec<_> = rows.iter().map(|row| row.open_until).collect();
     let error = |row: &FiguresRow| row.last_error.clone();
@@ -144,7 +149,10 @@ pub(crate) async fn write_figures(
     client
         .execute(
             &statement,
-            &[&owner, &providers, &waiting, &calls, &failures, &breakers, &untils, &codes, &messages, &times],
+            &[
+                &owner, &providers, &waiting, &calls, &failures, &lasting, &breakers, &untils, &codes,
+                &messages, &times,
+            ],
         )
         .await?;
     Ok(())
@@ -168,19 +176,32 @@ pub(crate) async fn forget_figures(client: &Client) -> Result<(), DatabaseError>
     Ok(())
 }
 
-/// The calls that wait at other replicas than `owner`, by provider.
-pub(crate) async fn calls_elsewhere(
+/// How a provider fares at all replicas but one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Elsewhere {
+    /// Calls that wait there.
+    pub(crate) waiting: i64,
+    /// How long a call takes, where some have ended.
+    pub(crate) call_ms: Option<i64>,
+}
+
+/// How the providers fare at other replicas than `owner`.
+pub(crate) async fn figures_elsewhere(
     client: &Client,
     owner: OwnerId,
-) -> Result<HashMap<String, i64>, DatabaseError> {
+) -> Result<HashMap<String, Elsewhere>, DatabaseError> {
     let statement = client
         .prepare_cached(
-            "select f.provider, sum(f.waiting)::bigint from provider_figures f join replicas r on r.owner = f.owner
-             where f.owner <> $1 and f.waiting > 0 and r.expires_at > clock_timestamp() group by f.provider",
+            "select f.provider, sum(f.waiting)::bigint, avg(f.call_ms)::bigint
+             from provider_figures f join replicas r on r.owner = f.owner
+             where f.owner <> $1 and r.expires_at > clock_timestamp() group by f.provider",
         )
         .await?;
     let rows = client.query(&statement, &[&owner]).await?;
-    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+    let elsewhere = |row: &tokio_postgres::Row| {
+        Ok((row.try_get(0)?, Elsewhere { waiting: row.try_get(1)?, call_ms: row.try_get(2)? }))
+    };
+    rows.iter().map(elsewhere).collect()
 }
 
 /// How these providers fare.

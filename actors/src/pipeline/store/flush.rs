@@ -185,6 +185,23 @@ pub(crate) async fn take_slots(
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }
 
+/// In what time the first slot of each of `providers` becomes free by itself: its call may have died with its replica.
+pub(crate) async fn slot_deadlines(
+    transaction: &Transaction<'_>,
+    providers: &[&str],
+) -> Result<Vec<(String, Duration)>, DatabaseError> {
+    let statement = transaction
+        .prepare_cached(
+            "select provider, ceil(extract(epoch from min(held_until) - clock_timestamp()) * 1000)::bigint as left_ms
+             from provider_slots where provider = any($1) and attempt is not null group by provider",
+        )
+        .await?;
+    let rows = transaction.query(&statement, &[&providers]).await?;
+    rows.iter()
+        .map(|row| Ok((row.try_get("provider")?, from_milliseconds(row.try_get("left_ms")?))))
+        .collect()
+}
+
 /// A call that is let go.
 #[derive(Clone, Debug)]
 pub(crate) struct AttemptStart {

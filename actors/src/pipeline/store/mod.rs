@@ -20,10 +20,13 @@ pub(super) use claim::{
     close_overdue, count_queued, own_tasks, queues, stall,
 };
 pub use figures::{BreakerState, LastError, ProviderFigures, ReplicaFigures};
-pub(super) use figures::{FiguresRow, calls_elsewhere, forget_figures, provider_figures, write_figures};
+pub(super) use figures::{
+    Elsewhere, FiguresRow, figures_elsewhere, forget_figures, provider_figures, write_figures,
+};
 pub(super) use flush::{
     AttemptEnd, AttemptStart, FileRow, SlotWish, TaskTouch, end_attempts, fence, free_slots, hold_slots,
-    insert_attempts, insert_files, known_attempts, mark_outputs, take_slots, touch_tasks, upsert_steps,
+    insert_attempts, insert_files, known_attempts, mark_outputs, slot_deadlines, take_slots, touch_tasks,
+    upsert_steps,
 };
 pub(super) use jobs::{Resumable, keep_job, resumable};
 pub(super) use queue::{OwnPlace, Queue, own_places, queued_to_tell, read_queues};
