@@ -15,7 +15,7 @@ use crate::http::{
     language::{Language, Text},
     tasks::TaskView,
 };
-use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, StreamHandler, WrapFuture};
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, SpawnHandle, StreamHandler, WrapFuture};
 use actix_http::ws::Item;
 use actix_web::web::{self, BytesMut};
 use actix_web_actors::ws::{CloseCode, CloseReason, Message, ProtocolError, WebsocketContext};
@@ -62,6 +62,7 @@ pub(super) struct Connection {
     socket: Arc<OpenedSocket>,
     language: Language,
     expires_at: DateTime<Utc>,
+    expiry: SpawnHandle,
     unanswered_pings: u8,
     allowance: Allowance,
     // the beginning of a text that comes in several frames
@@ -80,6 +81,7 @@ impl Connection {
             socket: Arc::new(socket),
             language,
             expires_at: user.expires_at,
+            expiry: SpawnHandle::default(),
             unanswered_pings: 0,
             allowance: Allowance::new(Instant::now()),
             begun: None,
@@ -112,9 +114,10 @@ impl Connection {
     }
 
     /// Ends the socket when its token has ended, unless it was renewed by then.
-    fn watch_expiry(&self, context: &mut Context) {
-        let left = (self.expires_at - SystemClock.now()).to_std().unwrap_or_default();
-        context.run_later(left + LEEWAY, |connection, context| {
+    fn watch_expiry(&mut self, context: &mut Context) {
+        let left = (self.expires_at + LEEWAY - SystemClock.now()).to_std().unwrap_or_default();
+        context.cancel_future(self.expiry);
+        self.expiry = context.run_later(left, |connection, context| {
             let ended = (SystemClock.now() - connection.expires_at).to_std();
             if ended.is_ok_and(|ended| ended >= LEEWAY) {
                 connection.end(Closing::Expired, context);

@@ -61,12 +61,16 @@ pub(crate) struct Standing {
 }
 
 impl Bound {
-    /// How many tasks may be taken: what can leave at once, and so many more that no slot has to wait for a claim.
+    /// How many tasks may be taken: what can leave at once, and so many more that no slot has to wait for a claim. A
+    /// replica has one at hand, so that it hands on the slot of a call that ends there without asking another one.
     pub(crate) fn room(self, standing: Standing) -> i64 {
         let room = match self {
             Self::Slots { ceiling, is_open } => {
-                let spare = (i64::from(ceiling) / 2).max(1);
-                spare + if is_open { standing.free } else { 0 } - standing.taken
+                let Standing { free, taken, taken_here } = standing;
+                let ceiling = i64::from(ceiling);
+                let spare = (ceiling / 2).max(1);
+                let at_hand = (1 - taken_here).min(ceiling - taken);
+                (spare + if is_open { free } else { 0 } - taken).max(at_hand)
             }
             Self::Cores(cores) => i64::try_from(cores * PER_CORE).unwrap_or(i64::MAX) - standing.taken_here,
         };
@@ -364,19 +368,23 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_taken_than_can_leave_and_half_the_ceiling() {
+    fn no_more_is_taken_than_can_leave_and_half_the_ceiling_or_one_of_each_replica() {
         let slots = |ceiling, is_open| Bound::Slots { ceiling, is_open };
         let standing = |free, taken, taken_here| Standing { free, taken, taken_here };
         for (bound, standing, room) in [
             (slots(5, true), standing(5, 0, 0), 7),
             (slots(5, true), standing(0, 0, 0), 2),
-            (slots(5, true), standing(0, 2, 0), 0),
-            (slots(5, true), standing(1, 2, 0), 1),
+            (slots(5, true), standing(0, 2, 1), 0),
+            (slots(5, true), standing(1, 2, 1), 1),
+            (slots(5, true), standing(0, 2, 0), 1),
+            (slots(5, true), standing(0, 4, 0), 1),
+            (slots(5, true), standing(0, 5, 0), 0),
             (slots(5, true), standing(0, 9, 0), 0),
+            (slots(1, true), standing(0, 1, 0), 0),
             (slots(1, true), standing(1, 0, 0), 2),
             (slots(1, true), standing(0, 1, 1), 0),
             (slots(5, false), standing(5, 0, 0), 2),
-            (slots(5, false), standing(5, 2, 0), 0),
+            (slots(5, false), standing(5, 2, 1), 0),
             (Bound::Cores(2), standing(0, 90, 0), 32),
             (Bound::Cores(2), standing(0, 90, 30), 2),
             (Bound::Cores(2), standing(0, 90, 40), 0),

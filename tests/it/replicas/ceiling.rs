@@ -2,7 +2,7 @@
 //! waits. A slot that is freed is handed on at once; one that were looked for would stand empty too long.
 
 use super::cluster::{Clock, Cluster, LEASE, Wishes};
-use crate::support::{Answer, Span, eventually};
+use crate::support::{Answer, Span, eventually, is_alone};
 use chrono::{DateTime, Utc};
 use serde_json::json;
 use std::{
@@ -17,7 +17,7 @@ const LASTING: Duration = Duration::from_millis(500);
 /// The least calls under way, on average, while work waits: what is promised on a machine that has nothing else to do
 /// (`GREENROOM_TEST_ALONE=1`), and beside other tests what calls that are forgotten would not reach.
 fn least() -> f64 {
-    if std::env::var_os("GREENROOM_TEST_ALONE").is_some() { 4.5 } else { 2.5 }
+    if is_alone() { 4.5 } else { 2.5 }
 }
 
 /// A busy machine may be slow at handing on, which a slot that is looked for always is.

@@ -170,26 +170,31 @@ async fn two_with_live_runs(lines: &[Cutter], own_postgres: bool) -> Cluster {
         (cluster.app.count(&well).await == 2).then_some(())
     })
     .await;
-    for number in 0..4 {
+    // a replica may be quicker than the other one at taking all of them
+    for number in 0.. {
         cluster.start_task(&cluster.users[0], number % 2).await;
-    }
-    eventually("both have runs", async || {
+        let calls = number + 1;
+        eventually("the provider is called", async || (cluster.fake.calls().len() == calls).then_some(()))
+            .await;
         let owners = "select count(distinct owner) from step_attempts where status = 'running'";
-        (cluster.fake.calls().len() == 4 && cluster.app.count(owners).await == 2).then_some(())
-    })
-    .await;
+        if cluster.app.count(owners).await == 2 {
+            break;
+        }
+        assert!(calls < 20, "one replica takes everything");
+    }
     cluster
 }
 
 /// That what ran has gone on where it was.
-async fn expect_nothing_stolen(cluster: &Cluster, tasks: i64) {
+async fn expect_nothing_stolen(cluster: &Cluster) {
     cluster.until_all_final().await;
     let stolen = cluster.app.count("select count(*) from takeovers").await;
     let again =
         cluster.app.count("select count(*) from tasks where lease_no > 1 or status <> 'succeeded'").await;
     assert_eq!((stolen, again), (0, 0), "tasks that were taken over, or ran twice");
     assert_eq!(cluster.app.count("select count(*) from burials").await, 0, "a living replica was given up");
-    assert_eq!(cluster.app.count("select count(*) from step_attempts").await, tasks);
+    let repeated = "select (select count(*) from step_attempts) - (select count(*) from tasks)";
+    assert_eq!(cluster.app.count(repeated).await, 0, "calls that were repeated");
     assert_eq!(cluster.expect_effects_as_recorded().await, 0);
 }
 
@@ -199,7 +204,7 @@ async fn after_an_outage_of_postgresql_every_replica_goes_on_with_what_it_had() 
     cluster.app.postgres.with(|postgres| postgres.kill()).await;
     tokio::time::sleep(2 * LEASE).await;
     cluster.app.postgres.with(|postgres| postgres.start_again().unwrap()).await;
-    expect_nothing_stolen(&cluster, 4).await;
+    expect_nothing_stolen(&cluster).await;
 }
 
 #[actix_web::test]
@@ -214,7 +219,7 @@ async fn when_postgresql_is_heard_again_by_one_replica_first_it_waits_for_the_ot
     lines[0].held.send_replace(false);
     tokio::time::sleep(LEASE / 2).await;
     lines[1].held.send_replace(false);
-    expect_nothing_stolen(&cluster, 4).await;
+    expect_nothing_stolen(&cluster).await;
 }
 
 #[actix_web::test]

@@ -4,8 +4,12 @@ use std::path::PathBuf;
 use std::process::Output;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use chrono::TimeDelta;
 use greenroom::dev::random_text;
 use greenroom::dev::servers::{PrivatePostgres, PrivateRedis};
+use greenroom_actors::clock::{Clock, SystemClock};
+use greenroom_actors::session::{AccessTokens, TokenSettings};
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
@@ -172,6 +176,23 @@ impl TestApp {
     /// A new user, signed in.
     pub async fn register_user(&self) -> Client {
         self.client().register(&new_phone(), &random_text(16)).await
+    }
+
+    /// The same person with the token that they would have been given so many seconds ago, to last for `lifetime_s`.
+    pub fn with_aged_token(&self, user: &Client, age_s: i64, lifetime_s: u32) -> Client {
+        let tokens = AccessTokens::new(&TokenSettings {
+            secret: self.environment["GREENROOM__AUTH__JWT_SECRET"].clone().into(),
+            previous: Vec::new(),
+            issuer: "greenroom".to_owned(),
+            audience: "greenroom".to_owned(),
+            lifetime_s,
+        });
+        let claims = tokens.verify(user.token.as_ref().unwrap()).unwrap();
+        let issued_at = SystemClock.now() - TimeDelta::seconds(age_s);
+        let aged = tokens.issue(claims.user, claims.role, claims.session, issued_at).unwrap();
+        let mut user = user.clone();
+        user.token = Some(aged.token.expose_secret().to_owned());
+        user
     }
 
     /// The admin, made by the command line at the first call.

@@ -1,7 +1,9 @@
 //! Frames, ways to sign in, and ways to end.
 
 use super::*;
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{SinkExt, StreamExt};
+use greenroom_actors::clock::{Clock, SystemClock};
 use std::collections::HashSet;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -273,26 +275,29 @@ async fn a_client_that_answers_no_ping_is_closed() {
 
 #[actix_web::test]
 async fn a_socket_ends_with_its_token_unless_it_was_renewed() {
-    let app = TestApp::builder().env("GREENROOM__AUTH__ACCESS_TTL_S", 60).start().await;
+    let app = TestApp::start().await;
     let user = app.register_user().await;
-    let mut socket = Socket::open(&user).await;
-    let (phone, password) = &user.credentials;
-    let newer = app.client().login(phone, password).await;
+    // the clocks of two machines may differ by 30 s, and these tokens ended 20 s and 15 s ago
+    let (old, newer) = (app.with_aged_token(&user, 80, 60), app.with_aged_token(&user, 75, 60));
+    let mut socket = Socket::open(&old).await;
     let other = app.register_user().await;
     socket.send(json!({"type": "auth", "accessToken": other.token})).await;
     assert_eq!(socket.next().await.unwrap()["code"], "UNAUTHENTICATED", "another user's token");
     socket.send(json!({"type": "auth", "accessToken": newer.token})).await;
     let renewed = socket.next().await.unwrap();
     assert_eq!(renewed["type"], "auth.ok");
-    assert!(renewed["sessionExpiresAt"].as_str() >= socket.hello["sessionExpiresAt"].as_str());
-    let closed = tokio::time::timeout(Duration::from_secs(60 + 45 + 5), async {
+    let ends = renewed["sessionExpiresAt"].as_str().unwrap();
+    assert!(Some(ends) > socket.hello["sessionExpiresAt"].as_str());
+    let closed = tokio::time::timeout(Duration::from_secs(30), async {
         loop {
             if let Ok(None) = socket.next_within(Duration::from_secs(10)).await {
                 return socket.close_code;
             }
         }
     });
-    assert_eq!(closed.await.expect("at most 45 s after its end"), Some(4001));
+    assert_eq!(closed.await.expect("30 s after its end"), Some(4001));
+    let open_for = SystemClock.now() - ends.parse::<DateTime<Utc>>().unwrap();
+    assert!(open_for >= TimeDelta::seconds(29), "closed {open_for} after the end of the newer token");
 }
 
 #[actix_web::test]

@@ -114,14 +114,8 @@ async fn a_reader_that_never_takes_its_close_is_cut() {
         (app.service.metric("greenroom_sockets", &[]).await == 0.0).then_some(())
     })
     .await;
-    // reading now finds the connection gone, with no close frame
-    let ended = loop {
-        match slow.next().await {
-            Some(Ok(Message::Close(close))) => panic!("a close frame: {close:?}"),
-            Some(Ok(_)) => {}
-            Some(Err(_)) | None => break true,
-        }
-    };
-    assert!(ended && slow.send(Message::text("x")).await.is_err());
+    // reading now finds what the kernel had taken, and the connection gone
+    while let Some(Ok(_)) = slow.next().await {}
+    assert!(slow.send(Message::text("x")).await.is_err());
     replica.stop().await;
 }

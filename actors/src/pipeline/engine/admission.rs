@@ -13,7 +13,7 @@ use crate::{
     },
     records::callbacks::CallbackToken,
 };
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
@@ -76,6 +76,9 @@ impl Hold {
     }
 }
 
+/// By how much longer a call has to wait at another replica for a slot to be left to it: what is known of it is as old
+/// as what that replica last wrote, and handing a slot over costs a commit and a signal.
+pub(super) const LONGER: TimeDelta = TimeDelta::milliseconds(250);
 /// How long a free slot is left to a call that waits for longer at another replica.
 pub(super) const COURTESY: Duration = Duration::from_millis(100);
 /// How long none is, once one was left in vain: the other replica is dead, or hears nothing.

@@ -6,7 +6,7 @@ use crate::{
     ids::OwnerId,
     pipeline::{
         WaitingReason,
-        engine::admission::{CallRequest, Encounter, Hold},
+        engine::admission::{CallRequest, Encounter, Hold, LONGER},
         store::{self, AttemptStart, LockedRates, SlotWish, Waits},
     },
 };
@@ -160,7 +160,7 @@ async fn take_slots(
         let provider = call.provider.id.as_str();
         let slot = if call.ceiling.is_some() {
             let Some(free) = free.get_mut(provider).filter(|free| !free.is_empty()) else { continue };
-            if others(provider).iter().filter(|since| **since < call.since).count() >= free.len() {
+            if others(provider).iter().filter(|since| **since + LONGER < call.since).count() >= free.len() {
                 if !elsewhere.impatient.contains(provider) {
                     encounters.insert(provider.to_owned(), Encounter::Left);
                     continue;
