@@ -7,6 +7,7 @@ use super::{
     Attempt, CancelTask, Fault, NewTask, Overview, PipelineError, ProviderFigures, ReplicaReport, StartTask,
     Step, StepStatus, TakeCallback, Task, TaskEnding, TaskFilter, TaskStatus, Waiting,
     engine::{Engine, EngineSettings, GetWaiting, Parts, Tools},
+    queued_count::ComingTask,
     store,
     turns::Ring,
 };
@@ -141,8 +142,8 @@ impl PipelineHandle {
     pub async fn start_task(&self, command: StartTask) -> Result<Answer<Task>, PipelineError> {
         let idempotency = command.idempotency.clone();
         let (id, user) = (command.task, command.user);
-        let task = match self.check(command).await {
-            Ok(task) => task,
+        let (task, coming) = match self.check(command).await {
+            Ok(checked) => checked,
             Err(refusal) => {
                 let Some(key) = idempotency else {
                     return self.task(Some(user), id).await.map(Answer::First).map_err(|_| refusal);
@@ -159,12 +160,12 @@ impl PipelineHandle {
         };
         let user = task.user;
         let reserved = self.inner.quota.reserve(Reserve { task, idempotency }).await;
-        if !matches!(reserved, Ok(Answer::First(_))) {
-            self.inner.tools.one_less_queued();
-        }
         let task = match reserved? {
             Answer::Replayed(answer) => return Ok(Answer::Replayed(answer)),
-            Answer::First(reserved) => reserved.task,
+            Answer::First(reserved) => {
+                coming.accepted();
+                reserved.task
+            }
         };
         self.inner.stream.publish(vec![Event {
             user,
@@ -179,7 +180,7 @@ impl PipelineHandle {
     }
 
     /// Checks all that needs no lock, and counts the task as queued.
-    async fn check(&self, command: StartTask) -> Result<NewTask, PipelineError> {
+    async fn check(&self, command: StartTask) -> Result<(NewTask, ComingTask), PipelineError> {
         let StartTask { task: id, user, pipeline, input, .. } = command;
         let inner = &self.inner;
         let client = inner.database.client().await?;
@@ -203,10 +204,8 @@ impl PipelineHandle {
                 return Err(PipelineError::InputInvalid(faults));
             }
         }
-        if !inner.tools.one_more_queued(inner.queued_total) {
-            return Err(PipelineError::QueueFull);
-        }
-        Ok(NewTask {
+        let coming = inner.tools.queued.one_more(inner.queued_total).ok_or(PipelineError::QueueFull)?;
+        let task = NewTask {
             id,
             user,
             pipeline,
@@ -215,7 +214,8 @@ impl PipelineHandle {
             queue: inner.tools.queue_of(&definition),
             quota_cost: definition.quota_cost.max(),
             input,
-        })
+        };
+        Ok((task, coming))
     }
 
     /// Ends a task and returns its quota, whoever runs it. A task that is cancelled already is answered again.

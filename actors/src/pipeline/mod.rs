@@ -16,6 +16,7 @@ mod handle;
 mod messages;
 mod places;
 pub mod provider;
+mod queued_count;
 mod rates;
 pub mod schema;
 pub mod state;

@@ -124,8 +124,18 @@ async fn when_as_many_tasks_wait_as_may_the_service_says_that_it_is_overloaded()
     let bursts = users.iter().map(|user| burst(6, user, &app.service.url, &pipeline));
     let (accepted, refused): (Vec<_>, Vec<_>) =
         futures_util::future::join_all(bursts).await.into_iter().unzip();
-    assert_eq!(accepted.iter().map(Vec::len).sum::<usize>(), 4, "one replica counts exactly");
+    let accepted = accepted.iter().map(Vec::len).sum::<usize>();
+    assert!((1..=4).contains(&accepted), "{accepted} tasks were accepted");
     expect_refusals(&refused.concat(), 503, "OVERLOADED");
+    // tasks that were accepted while they were counted may have been counted twice; never are there too many
+    eventually("four wait", async || {
+        let replies = [start(&users[0], &pipeline).await, start(&users[1], &pipeline).await];
+        let waiting = "select count(*) from tasks where status = 'queued' and owner is null";
+        let waiting = app.count(waiting).await;
+        assert!(waiting <= 4, "{waiting} tasks wait");
+        (waiting == 4 && replies.iter().all(|reply| reply.status == 503)).then_some(())
+    })
+    .await;
     // the others find it out by themselves
     let other = app.second_replica().await;
     let elsewhere = users[0].at(&other.url);

@@ -66,7 +66,8 @@ async fn take(tools: &Tools, visit: Visit, found: &mut Found) -> Result<(), Data
         let orphans = store::claim_orphans(&client, owner, OTHERS.min(room)).await?;
         found.claimed.extend(orphans);
         store::close_overdue(&client, OTHERS).await?;
-        tools.set_queued(store::count_queued(&client).await?);
+        let begun = tools.queued.begin();
+        tools.queued.end(begun, store::count_queued(&client).await?);
     }
     let queues = store::queues(&client, owner).await?;
     found.queued = !queues.is_empty();
@@ -80,7 +81,7 @@ async fn take(tools: &Tools, visit: Visit, found: &mut Found) -> Result<(), Data
         }
         match store::claim_queued(&mut client, owner, &queue, bound, room, ceiling).await? {
             Some(taken) => {
-                tools.fewer_queued(count(&taken.claimed));
+                tools.queued.claimed(count(&taken.claimed));
                 found.more |= taken.more;
                 found.claimed.extend(taken.claimed);
             }

@@ -13,20 +13,17 @@ use crate::{
     database::Database,
     ids::OwnerId,
     object_store::ObjectStore,
-    pipeline::{ReplicaReport, definition::Definition, places::Places, provider::ProviderKinds},
+    pipeline::{
+        ReplicaReport, definition::Definition, places::Places, provider::ProviderKinds,
+        queued_count::QueuedCount,
+    },
     quota::QuotaHandle,
     records::{files::Files, pipelines::Pipelines, providers::Providers},
     signals::Signals,
     stream::StreamHandle,
     supervisor::Supervisor,
 };
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 /// How an engine behaves.
 #[derive(Clone, Debug)]
@@ -71,8 +68,8 @@ pub(in crate::pipeline) struct Tools {
     pub(in crate::pipeline) inbox: Arc<Inbox>,
     /// Where tasks stand that nobody has claimed.
     pub(in crate::pipeline) places: Places,
-    /// Queued tasks of all users when they were last counted.
-    queued: AtomicI64,
+    /// How many tasks of all users are queued.
+    pub(in crate::pipeline) queued: Arc<QueuedCount>,
 }
 
 /// What [`Tools`] are made of, from outside.
@@ -140,13 +137,8 @@ impl Tools {
             run_tools: Arc::new(run_tools),
             inbox,
             places,
-            queued: AtomicI64::new(0),
+            queued: Arc::default(),
         }
-    }
-
-    /// Queued tasks of all users, as last counted, and those accepted here since.
-    pub(in crate::pipeline) fn queued(&self) -> i64 {
-        self.queued.load(Ordering::Relaxed)
     }
 
     /// What others are told of this replica.
@@ -166,26 +158,5 @@ impl Tools {
             self.providers.policy(provider).is_none_or(|policy| policy.max_concurrency.is_some())
         };
         definition.first_providers().into_iter().find(is_bounded).unwrap_or_default().to_owned()
-    }
-
-    /// Takes a count in.
-    pub(super) fn set_queued(&self, queued: i64) {
-        self.queued.store(queued, Ordering::Relaxed);
-    }
-
-    /// Counts one more, unless that were more than `most`; 0 is no bound.
-    pub(in crate::pipeline) fn one_more_queued(&self, most: u32) -> bool {
-        let one_more = |queued: i64| (most == 0 || queued < i64::from(most)).then_some(queued + 1);
-        self.queued.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
-    }
-
-    /// One that was counted was not accepted after all.
-    pub(in crate::pipeline) fn one_less_queued(&self) {
-        self.queued.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// So many were claimed here.
-    pub(super) fn fewer_queued(&self, claimed: i64) {
-        self.queued.fetch_sub(claimed, Ordering::Relaxed);
     }
 }

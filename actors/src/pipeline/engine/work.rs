@@ -504,6 +504,6 @@ impl Engine {
         show("greenroom_tasks_running", self.runs.len());
         show("greenroom_calls_waiting", self.admission.waiting().values().sum());
         show("greenroom_calls_away", self.tools.calls.away());
-        show("greenroom_tasks_queued", usize::try_from(self.tools.queued()).unwrap_or(0));
+        show("greenroom_tasks_queued", usize::try_from(self.tools.queued.total()).unwrap_or(0));
     }
 }
