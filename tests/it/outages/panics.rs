@@ -78,13 +78,12 @@ async fn the_session_actor_panics_at_a_sign_in() {
 
 #[actix_web::test]
 async fn a_spent_budget_ends_the_process_with_a_last_word() {
-    let mut app = TestApp::builder().may_leave_work().start().await;
+    let busy = Busy::new(TestApp::builder().may_leave_work().start().await, 1).await;
+    let mut app = busy.app;
+    // from now on it may end at any moment
     let reply = app.client().post("/faults/pipeline.engine.claim?times=1000", json!({})).await;
     assert!((200..300).contains(&reply.status), "{reply:?}");
-    let busy = Busy::new(app, 1).await;
-    let body = json!({ "pipelineId": busy.pipeline, "input": {} });
-    busy.user.post("/api/v1/tasks", body).await;
-    app = busy.app;
+    busy.user.post("/api/v1/tasks", json!({ "pipelineId": busy.pipeline, "input": {} })).await;
     let status = app.service.wait().await;
     assert!(!status.success());
     let log = app.service.log();
