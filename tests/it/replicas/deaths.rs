@@ -76,19 +76,22 @@ async fn ten_deaths_at_random_moments_lose_nothing_and_repeat_nothing() {
     };
     let kill = async {
         let sql = cluster.app.sql().await;
-        // whoever is to take over must have been well for one lease
+        // whoever is to take over must live, and have been well for one lease
+        let mut dead: Vec<uuid::Uuid> = Vec::new();
         let well = format!(
-            "select count(*) from replicas where expires_at > clock_timestamp()
+            "select count(*) from replicas where owner <> all($1) and expires_at > clock_timestamp()
              and steady_since < clock_timestamp() - interval '{} ms'",
             LEASE.as_millis()
         );
         for _ in 0..DEATHS {
             wait_until("two replicas are well", 10 * LEASE, async || {
-                (sql.query_one(&well, &[]).await.unwrap().get::<_, i64>(0) >= 2).then_some(())
+                (sql.query_one(&well, &[&dead]).await.unwrap().get::<_, i64>(0) >= 2).then_some(())
             })
             .await;
             tokio::time::sleep(Duration::from_millis(random.random_range(0..1_000))).await;
             let number = random.random_range(0..3);
+            let owner = "select owner from replicas where label = $1 order by started_at desc limit 1";
+            dead.push(sql.query_one(owner, &[&number.to_string()]).await.unwrap().get(0));
             cluster.replicas[number].kill9();
             cluster.start_again(number).await;
         }

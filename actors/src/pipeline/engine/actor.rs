@@ -35,6 +35,8 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 const RUNS: usize = 2_000;
 /// How often the queue is looked at when nobody says that there is something in it.
 const POLL: Duration = Duration::from_secs(1);
+/// How often it is looked at whether a replica may be given up whose lease is over.
+const EXPIRED: Duration = Duration::from_millis(250);
 /// Claims that bring nothing before the next poll is waited for.
 const FRUITLESS: usize = 50;
 /// When a queue is tried again that another replica was just taking tasks from.
@@ -88,6 +90,8 @@ pub(in crate::pipeline) struct Engine {
     pub(super) is_claiming: bool,
     pub(super) is_beating: bool,
     pub(super) claim_again: bool,
+    /// Whether a look is due when the lease of another replica is over.
+    pub(super) is_awaiting_expiry: bool,
     /// Whether the next claim is to be a thorough one.
     pub(super) look_again: bool,
     /// Whether tasks may be queued, as far as is known here.
@@ -126,6 +130,7 @@ impl Engine {
             is_claiming: false,
             is_beating: false,
             claim_again: false,
+            is_awaiting_expiry: false,
             look_again: false,
             queued: true,
             shared_waits: HashMap::new(),
@@ -248,6 +253,16 @@ impl Engine {
         self.queued = found.queued;
         if found.busy {
             context.run_later(BUSY, |actor, context| actor.claim_next(context));
+        }
+        // whoever lives renews its row long before: this one is dead, and its tasks wait for nothing but its lease
+        let expires = found.next_expiry.filter(|left| *left < POLL && !self.is_awaiting_expiry);
+        if let Some(left) = expires {
+            self.is_awaiting_expiry = true;
+            let wait = if left.is_zero() { EXPIRED } else { left };
+            context.run_later(wait, |actor, context| {
+                actor.is_awaiting_expiry = false;
+                actor.claim(true, context);
+            });
         }
         // users at their ceiling stay in the queue: a ring that brings nothing is not walked for ever
         self.fruitless = if found.claimed.is_empty() { self.fruitless + 1 } else { 0 };

@@ -9,7 +9,7 @@ use crate::{
         turns::Bound,
     },
 };
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 /// Orphans, released and expired tasks taken by one visit, each at most.
 const OTHERS: i64 = 500;
@@ -40,6 +40,9 @@ pub(super) struct Found {
     pub(super) more: bool,
     /// Whether another replica was just taking tasks from a queue that there is room for.
     pub(super) busy: bool,
+    /// In what time the first of the other replicas falls silent, unless it is heard of before; where it was a thorough
+    /// one.
+    pub(super) next_expiry: Option<Duration>,
     /// All tasks that were ours when the visit began, where it was a thorough one.
     pub(super) own: Vec<TaskId>,
 }
@@ -62,6 +65,7 @@ async fn take(tools: &Tools, visit: Visit, found: &mut Found) -> Result<(), Data
         if buried > 0 {
             tracing::warn!(replicas = buried, "replicas fell silent; their tasks are taken over");
         }
+        found.next_expiry = store::next_expiry(&client, owner).await?;
         let room = visit.room - count(&found.claimed);
         let orphans = store::claim_orphans(&client, owner, OTHERS.min(room)).await?;
         found.claimed.extend(orphans);

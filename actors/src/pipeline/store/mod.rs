@@ -34,6 +34,6 @@ pub(super) use rates::{LockedRates, lock_rates, pause_providers, pauses, save_ra
 pub use read::{Overview, TaskFilter, Waiting, WaitingReason};
 pub(super) use read::{attempts, overview, steps, task, tasks, waiting_elsewhere};
 pub use replicas::ReplicaReport;
-pub(super) use replicas::{bury_expired, clock, register, release, renew, reports};
+pub(super) use replicas::{bury_expired, clock, next_expiry, register, release, renew, reports};
 pub(super) use start::{foreign_files, start_facts};
 pub(super) use waits::{TaskWait, Waits, waits_elsewhere, write_task_waits, write_waits};

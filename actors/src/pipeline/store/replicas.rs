@@ -6,7 +6,7 @@ use deadpool_postgres::Client;
 use std::time::Duration;
 use tokio_postgres::types::Json;
 
-use super::flush::milliseconds;
+use super::{claim::from_milliseconds, flush::milliseconds};
 
 /// What a replica says of itself.
 #[derive(Clone, Debug)]
@@ -98,6 +98,18 @@ pub(crate) async fn bury_expired(
         )
         .await?;
     Ok(client.execute(&statement, &[&owner, &milliseconds(lease)]).await?)
+}
+
+/// In what time the first of the other replicas' rows expires, unless it is renewed before.
+pub(crate) async fn next_expiry(client: &Client, owner: OwnerId) -> Result<Option<Duration>, DatabaseError> {
+    let statement = client
+        .prepare_cached(
+            "select ceil(extract(epoch from min(expires_at) - clock_timestamp()) * 1000)::bigint
+             from replicas where owner <> $1",
+        )
+        .await?;
+    let left: Option<i64> = client.query_one(&statement, &[&owner]).await?.try_get(0)?;
+    Ok(left.map(from_milliseconds))
 }
 
 /// Lets go of all that `owner` has, at once: its tasks are free, its row is gone.
