@@ -32,6 +32,7 @@ pub(super) struct Outcome {
     pub(super) encounters: HashMap<String, Encounter>,
     pub(super) told: HashMap<String, bool>,
 }
+
 impl Outcome {
     /// Takes the batch apart, now that its transaction is committed.
     pub(super) fn finish(self, batch: Batch) -> Flushed {

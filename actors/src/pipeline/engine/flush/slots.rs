@@ -44,6 +44,7 @@ pub(super) async fn waits_elsewhere(
     }
     store::waits_elsewhere(transaction, owner, &wanted).await
 }
+
 /// The calls that wait at other replicas.
 pub(super) struct Elsewhere<'a> {
     pub(super) waits: Waits,
@@ -105,7 +106,7 @@ pub(super) async fn admit(
             }
         }
     }
-    // no slot at all: the provider may be paused
+    // no slot at all: the provider may be paused, or its calls may have died with their replica
     let without: BTreeSet<&str> = timely
         .iter()
         .filter(|call| call.ceiling.is_some())

@@ -21,6 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Writes `batch` in one transaction, in the order that `store::flush` gives its reasons for.
 pub(super) async fn write(
     database: &Database,
     owner: OwnerId,
