@@ -21,6 +21,8 @@ create table tasks (
     priority         smallint not null default 0 check (priority in (0, 1)),
     -- the provider that bounds its first calls, empty where the replicas' cores do
     queue            text not null default '',
+    -- whether those calls would ask another provider if that one took none
+    has_fallback     boolean not null default false,
     quota_cost       bigint not null check (quota_cost >= 0),
     input            jsonb not null,
     output           jsonb,
@@ -39,6 +41,9 @@ create table tasks (
 create index tasks_of_user on tasks (user_id, id desc);
 -- the next task of each user in each queue, in the order in which tasks are started
 create index tasks_to_start on tasks (queue, priority, user_id, id) where status = 'queued' and owner is null;
+-- of them those that can start while the provider of their queue takes no calls
+create index tasks_to_divert on tasks (queue, priority, user_id, id)
+    where status = 'queued' and owner is null and has_fallback;
 create index tasks_queued_of_user on tasks (user_id, queue, priority, id) where status = 'queued' and owner is null;
 create index tasks_queued_since on tasks (created_at) where status = 'queued' and owner is null;
 -- taken, and no call has left yet

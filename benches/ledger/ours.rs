@@ -56,6 +56,7 @@ fn task(number: usize) -> NewTask {
         pipeline_version: 1,
         priority: 0,
         queue: String::new(),
+        has_fallback: false,
         quota_cost: 1,
         input: json!({ "photo": "0190d0c4-0000-7000-8000-000000000000" }),
     }

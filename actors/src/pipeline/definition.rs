@@ -192,23 +192,23 @@ impl Definition {
         &self.root
     }
 
-    /// The providers that a run's first calls ask, in the order of their branches.
-    pub fn first_providers(&self) -> Vec<&str> {
-        let mut providers = Vec::new();
-        self.add_first_providers(&self.root, &mut providers);
-        providers
+    /// The nodes that make a run's first calls, in the order of their branches.
+    pub fn first_calls(&self) -> Vec<&ProviderNode> {
+        let mut calls = Vec::new();
+        self.add_first_calls(&self.root, &mut calls);
+        calls
     }
 
-    fn add_first_providers<'a>(&'a self, sequence: &Sequence, providers: &mut Vec<&'a str>) {
+    fn add_first_calls<'a>(&'a self, sequence: &Sequence, calls: &mut Vec<&'a ProviderNode>) {
         for item in &sequence.0 {
             match item {
                 Item::Node(node) => {
                     if let Some(NodeKind::Provider(node)) = self.nodes.get(*node).map(|node| &node.kind) {
-                        return providers.push(&node.provider);
+                        return calls.push(node);
                     }
                 }
                 Item::Fork { branches, .. } => {
-                    return branches.iter().for_each(|branch| self.add_first_providers(branch, providers));
+                    return branches.iter().for_each(|branch| self.add_first_calls(branch, calls));
                 }
             }
         }

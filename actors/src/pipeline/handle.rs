@@ -205,13 +205,15 @@ impl PipelineHandle {
             }
         }
         let coming = inner.tools.queued.one_more(inner.queued_total).ok_or(PipelineError::QueueFull)?;
+        let (queue, has_fallback) = inner.tools.queue_of(&definition);
         let task = NewTask {
             id,
             user,
             pipeline,
             pipeline_version: facts.version,
             priority: Ring::of(facts.is_member).priority(),
-            queue: inner.tools.queue_of(&definition),
+            queue,
+            has_fallback,
             quota_cost: definition.quota_cost.max(),
             input,
         };

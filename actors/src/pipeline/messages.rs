@@ -116,6 +116,8 @@ pub struct NewTask {
     pub priority: i16,
     /// The provider that bounds its first calls, empty where the replica's cores do: it waits with those of the same.
     pub queue: String,
+    /// Whether those calls would ask another provider if that one took none.
+    pub has_fallback: bool,
     /// Units to reserve, 0 or more.
     pub quota_cost: i64,
     /// What it is given; validated.

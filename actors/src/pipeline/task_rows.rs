@@ -64,14 +64,16 @@ pub(crate) const READ_WHOLE: &str = "
         created_at, started_at, finished_at, input, output, error
     from tasks where id = any($1)";
 
-/// Inserts tasks at the time `$1`: ids, users, pipelines, versions, priorities, queues, costs, inputs.
+/// Inserts tasks at the time `$1`: ids, users, pipelines, versions, priorities, queues, whether they
+/// have a fallback, costs, inputs.
 pub(crate) const INSERT: &str = "
-    insert into tasks (id, user_id, pipeline_id, pipeline_version, status, priority, queue, quota_cost, input,
-                       created_at)
-    select id, user_id, pipeline_id, pipeline_version, 'queued', priority, queue, quota_cost, input, $1
-    from unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::integer[], $6::smallint[], $7::text[], $8::bigint[],
-                $9::jsonb[])
-        as new (id, user_id, pipeline_id, pipeline_version, priority, queue, quota_cost, input)";
+    insert into tasks (id, user_id, pipeline_id, pipeline_version, status, priority, queue, has_fallback,
+                       quota_cost, input, created_at)
+    select id, user_id, pipeline_id, pipeline_version, 'queued', priority, queue, has_fallback,
+        quota_cost, input, $1
+    from unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::integer[], $6::smallint[], $7::text[],
+                $8::boolean[], $9::bigint[], $10::jsonb[])
+        as new (id, user_id, pipeline_id, pipeline_version, priority, queue, has_fallback, quota_cost, input)";
 
 /// Ends tasks at the time `$1`: ids, statuses, outputs, errors, owners and lease numbers. Where there is no
 /// lease the number is raised, so that whoever runs the task loses it.
@@ -129,6 +131,7 @@ pub(crate) struct InsertColumns<'a> {
     versions: Vec<i32>,
     priorities: Vec<i16>,
     queues: Vec<&'a str>,
+    have_fallback: Vec<bool>,
     costs: Vec<i64>,
     inputs: Vec<&'a Value>,
 }
@@ -143,12 +146,13 @@ impl<'a> InsertColumns<'a> {
             versions: tasks.iter().map(|task| task.pipeline_version).collect(),
             priorities: tasks.iter().map(|task| task.priority).collect(),
             queues: tasks.iter().map(|task| task.queue.as_str()).collect(),
+            have_fallback: tasks.iter().map(|task| task.has_fallback).collect(),
             costs: tasks.iter().map(|task| task.quota_cost).collect(),
             inputs: tasks.iter().map(|task| &task.input).collect(),
         }
     }
 
-    pub(crate) fn params(&self) -> [&(dyn ToSql + Sync); 9] {
+    pub(crate) fn params(&self) -> [&(dyn ToSql + Sync); 10] {
         [
             &self.at,
             &self.ids,
@@ -157,6 +161,7 @@ impl<'a> InsertColumns<'a> {
             &self.versions,
             &self.priorities,
             &self.queues,
+            &self.have_fallback,
             &self.costs,
             &self.inputs,
         ]

@@ -45,6 +45,8 @@ impl Ring {
 pub(crate) enum Bound {
     /// The slots of its provider, and whether calls may leave now.
     Slots { ceiling: i32, is_open: bool },
+    /// Its provider takes no calls: tasks that have another one to ask are taken, and no others.
+    Fallbacks { ceiling: i32 },
     /// The cores of each replica, so many of this one.
     Cores(usize),
 }
@@ -58,6 +60,8 @@ pub(crate) struct Standing {
     pub(crate) taken: i64,
     /// Those of them that this replica has taken.
     pub(crate) taken_here: i64,
+    /// Those that have another provider to ask.
+    pub(crate) taken_with_fallback: i64,
 }
 
 impl Bound {
@@ -66,16 +70,20 @@ impl Bound {
     pub(crate) fn room(self, standing: Standing) -> i64 {
         let room = match self {
             Self::Slots { ceiling, is_open } => {
-                let Standing { free, taken, taken_here } = standing;
-                let ceiling = i64::from(ceiling);
-                let spare = (ceiling / 2).max(1);
-                let at_hand = (1 - taken_here).min(ceiling - taken);
-                (spare + if is_open { free } else { 0 } - taken).max(at_hand)
+                let Standing { free, taken, taken_here, .. } = standing;
+                let at_hand = (1 - taken_here).min(i64::from(ceiling) - taken);
+                (spare(ceiling) + if is_open { free } else { 0 } - taken).max(at_hand)
             }
+            Self::Fallbacks { ceiling } => spare(ceiling) - standing.taken_with_fallback,
             Self::Cores(cores) => i64::try_from(cores * PER_CORE).unwrap_or(i64::MAX) - standing.taken_here,
         };
         room.max(0)
     }
+}
+
+/// How many tasks are taken beyond those that can leave at once.
+fn spare(ceiling: i32) -> i64 {
+    i64::from(ceiling / 2).max(1)
 }
 
 /// Where a queue's turns have come to.
@@ -370,7 +378,8 @@ mod tests {
     #[test]
     fn no_more_is_taken_than_can_leave_and_half_the_ceiling_or_one_of_each_replica() {
         let slots = |ceiling, is_open| Bound::Slots { ceiling, is_open };
-        let standing = |free, taken, taken_here| Standing { free, taken, taken_here };
+        let standing =
+            |free, taken, taken_here| Standing { free, taken, taken_here, taken_with_fallback: taken_here };
         for (bound, standing, room) in [
             (slots(5, true), standing(5, 0, 0), 7),
             (slots(5, true), standing(0, 0, 0), 2),
@@ -385,6 +394,8 @@ mod tests {
             (slots(1, true), standing(0, 1, 1), 0),
             (slots(5, false), standing(5, 0, 0), 2),
             (slots(5, false), standing(5, 2, 1), 0),
+            (Bound::Fallbacks { ceiling: 5 }, standing(5, 9, 0), 2),
+            (Bound::Fallbacks { ceiling: 5 }, standing(5, 9, 2), 0),
             (Bound::Cores(2), standing(0, 90, 0), 32),
             (Bound::Cores(2), standing(0, 90, 30), 2),
             (Bound::Cores(2), standing(0, 90, 40), 0),

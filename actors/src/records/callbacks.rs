@@ -69,6 +69,9 @@ pub(crate) struct NewCallback {
 
 /// Writes addresses before their calls leave. One that is written already stays.
 pub(crate) async fn insert(client: &impl GenericClient, new: &[NewCallback]) -> Result<(), DatabaseError> {
+    if new.is_empty() {
+        return Ok(());
+    }
     let statement = client
         .prepare_cached(
             "insert into provider_callbacks (token_hash, attempt, expires_at)

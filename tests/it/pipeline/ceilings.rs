@@ -206,6 +206,37 @@ async fn calls_that_wait_when_a_breaker_opens_go_to_their_fallback() {
 }
 
 #[actix_web::test]
+async fn tasks_that_can_only_wait_for_an_open_breaker_do_not_delay_those_with_a_fallback() {
+    let ground = Ground::start().await;
+    ground.provider("dead", json!({"maxConcurrency": 4, "breaker": [1, 600_000]})).await;
+    ground.provider("spare", json!({})).await;
+    ground.fake.script(|call| if call.provider.id == "dead" { Reply::busy() } else { Reply::ok() });
+    let covered = ground.pipeline(with_fallback("dead", "spare")).await;
+    let bare = ground.pipeline(chain(&[("draw", "dead")])).await;
+    let user = ground.user(3_000).await;
+    let opens_it = ground.replica.start_task(user, covered).await;
+    assert_eq!(ground.ended(opens_it).await.status, TaskStatus::Succeeded);
+
+    // more than a replica takes beforehand, and of a user whose turn it is as often
+    let mut waiting = Vec::new();
+    for _ in 0..6 {
+        waiting.push(ground.replica.start_task(user, bare).await);
+    }
+    for task in &waiting {
+        ground.replica.waits_for(*task, "breaker_open").await;
+    }
+    for _ in 0..3 {
+        let task = ground.replica.start_task(user, covered).await;
+        assert_eq!(ground.ended(task).await.status, TaskStatus::Succeeded);
+    }
+    for task in waiting {
+        ground.replica.waits_for(task, "breaker_open").await;
+        ground.replica.cancel(task).await.unwrap();
+    }
+    ground.expect_clean().await;
+}
+
+#[actix_web::test]
 async fn one_probe_tries_whether_the_provider_is_back_and_the_others_wait_for_it() {
     let mut ground = Ground::start().await;
     let open = Duration::from_secs(8);

@@ -212,6 +212,7 @@ fn task(user: UserId, cost: i64) -> NewTask {
         pipeline_version: 1,
         priority: 0,
         queue: String::new(),
+        has_fallback: false,
         quota_cost: cost,
         input: json!({ "photo": "a" }),
     }

@@ -235,6 +235,7 @@ impl Engine {
             let ceiling = ceiling(&provider.policy)?;
             match self.gate(id, now) {
                 Gate::Open { .. } => Some((id.clone(), Bound::Slots { ceiling, is_open: true })),
+                Gate::Closed { turns_away: true, .. } => Some((id.clone(), Bound::Fallbacks { ceiling })),
                 Gate::Closed { .. } => Some((id.clone(), Bound::Slots { ceiling, is_open: false })),
                 Gate::Gone => None,
             }

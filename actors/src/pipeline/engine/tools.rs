@@ -14,7 +14,10 @@ use crate::{
     ids::OwnerId,
     object_store::ObjectStore,
     pipeline::{
-        ReplicaReport, definition::Definition, places::Places, provider::ProviderKinds,
+        ReplicaReport,
+        definition::{Definition, ProviderNode},
+        places::Places,
+        provider::ProviderKinds,
         queued_count::QueuedCount,
     },
     quota::QuotaHandle,
@@ -151,12 +154,14 @@ impl Tools {
         &self.database
     }
 
-    /// The queue of tasks of this definition: the first provider with a ceiling that their first calls ask.
-    pub(in crate::pipeline) fn queue_of(&self, definition: &Definition) -> String {
-        let is_bounded = |provider: &&str| {
+    /// The queue of tasks of this definition: the first provider with a ceiling that their first calls ask. And whether
+    /// those calls have another one to ask.
+    pub(in crate::pipeline) fn queue_of(&self, definition: &Definition) -> (String, bool) {
+        let is_bounded = |node: &&ProviderNode| {
             // of one that was saved just now nothing is known yet
-            self.providers.policy(provider).is_none_or(|policy| policy.max_concurrency.is_some())
+            self.providers.policy(&node.provider).is_none_or(|policy| policy.max_concurrency.is_some())
         };
-        definition.first_providers().into_iter().find(is_bounded).unwrap_or_default().to_owned()
+        let first = definition.first_calls().into_iter().find(is_bounded);
+        first.map_or_else(Default::default, |node| (node.provider.clone(), !node.fallback.is_empty()))
     }
 }

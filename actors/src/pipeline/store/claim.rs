@@ -180,15 +180,15 @@ pub(crate) async fn queues(
 ) -> Result<Vec<(String, Standing)>, DatabaseError> {
     let statement = client
         .prepare_cached(&format!(
-            "with recursive queues as (
+            "with recursive waiting as (
                  (select queue from tasks where status = 'queued' and owner is null order by queue limit 1)
                  union all
                  select (select t.queue from tasks t
-                         where t.status = 'queued' and t.owner is null and t.queue > queues.queue
+                         where t.status = 'queued' and t.owner is null and t.queue > waiting.queue
                          order by t.queue limit 1)
-                 from queues where queues.queue is not null
-             )
-             select w.queue, {STANDING} from queues w where w.queue is not null"
+                 from waiting where waiting.queue is not null
+             ), queues as (select queue from waiting where queue is not null)
+             {STANDING}"
         ))
         .await?;
     // a slot that is not used any more counts as free here; the claim itself looks more closely
@@ -196,19 +196,25 @@ pub(crate) async fn queues(
     rows.iter().map(|row| Ok((row.try_get("queue")?, standing(row)?))).collect()
 }
 
-/// How the queue `w` stands: `$1` is this owner, `$2` the ceiling of its provider.
+/// How each of `queues` stands: `$1` is this owner, `$2` the ceiling of their providers.
 const STANDING: &str = "
-    (select count(*) from provider_slots s where s.provider = w.queue and s.slot < $2
-     and (s.attempt is null or s.held_until < clock_timestamp())
-     and not exists (select from providers p where p.id = w.queue and p.paused_until > clock_timestamp())) as free,
-    (select count(*) from tasks t where t.queue = w.queue and t.status = 'queued' and t.owner is not null) as taken,
-    (select count(*) from tasks t where t.queue = w.queue and t.status = 'queued' and t.owner = $1) as taken_here";
+    select q.queue, taken.*,
+        (select count(*) from provider_slots s where s.provider = q.queue and s.slot < $2
+         and (s.attempt is null or s.held_until < clock_timestamp())
+         and not exists (select from providers p
+                         where p.id = q.queue and p.paused_until > clock_timestamp())) as free
+    from queues q cross join lateral (
+        select count(*) as taken, count(*) filter (where t.owner = $1) as taken_here,
+            count(*) filter (where t.has_fallback) as taken_with_fallback
+        from tasks t where t.queue = q.queue and t.status = 'queued' and t.owner is not null
+    ) taken";
 
 fn standing(row: &Row) -> Result<Standing, DatabaseError> {
     Ok(Standing {
         free: row.try_get("free")?,
         taken: row.try_get("taken")?,
         taken_here: row.try_get("taken_here")?,
+        taken_with_fallback: row.try_get("taken_with_fallback")?,
     })
 }
 
@@ -229,11 +235,15 @@ pub(crate) async fn claim_queued(
     let transaction = client.transaction().await?;
     let Some(mut turns) = lock_turns(&transaction, queue).await? else { return Ok(None) };
     let slots = match bound {
-        Bound::Slots { ceiling, .. } => ceiling,
+        Bound::Slots { ceiling, .. } | Bound::Fallbacks { ceiling } => ceiling,
         Bound::Cores(_) => 0,
     };
-    let statement =
-        transaction.prepare_cached(&format!("select {STANDING} from (select $3::text as queue) w")).await?;
+    let waiters = match bound {
+        Bound::Fallbacks { .. } => "status = 'queued' and owner is null and has_fallback",
+        Bound::Slots { .. } | Bound::Cores(_) => "status = 'queued' and owner is null",
+    };
+    let text = format!("with queues as (select $3::text as queue) {STANDING}");
+    let statement = transaction.prepare_cached(&text).await?;
     let row = transaction.query_one(&statement, &[&owner, &slots, &queue]).await?;
     let limit = bound.room(standing(&row)?).min(most);
     let Ok(wanted @ 1..) = usize::try_from(limit) else { return Ok(Some(Taken::default())) };
@@ -242,7 +252,7 @@ pub(crate) async fn claim_queued(
     let mut users = Vec::new();
     for (ring, next) in [(Ring::Members, &mut members), (Ring::Guests, &mut guests)] {
         let (found, is_whole) =
-            users_in_turn(&transaction, queue, ring, turns.last(ring), limit + PASSED).await?;
+            users_in_turn(&transaction, waiters, queue, (ring, turns.last(ring)), limit + PASSED).await?;
         users.extend_from_slice(&found);
         next.is_whole = is_whole;
         next.waiters = found.into_iter().map(|user| Waiter { user, tasks: VecDeque::new() }).collect();
@@ -257,7 +267,7 @@ pub(crate) async fn claim_queued(
         _ => 1,
     };
     let each = (each(&members), each(&guests));
-    let (mut room, mut tasks) = first_tasks(&transaction, queue, &users, each, ceiling).await?;
+    let (mut room, mut tasks) = first_tasks(&transaction, waiters, queue, &users, each, ceiling).await?;
     for (ring, next) in [(Ring::Members, &mut members), (Ring::Guests, &mut guests)] {
         for waiter in &mut next.waiters {
             waiter.tasks = tasks.remove(&(ring.priority(), waiter.user)).unwrap_or_default();
@@ -313,28 +323,28 @@ async fn lock_turns(transaction: &Transaction<'_>, queue: &str) -> Result<Option
         .transpose()
 }
 
-/// At most `limit` users of a ring in the order of their turns, and whether these are all: one index probe each.
+/// At most `limit` users of a ring with tasks among `waiters`, in the order of their turns, and whether these are all:
+/// one index probe each.
 async fn users_in_turn(
     transaction: &Transaction<'_>,
+    waiters: &str,
     queue: &str,
-    ring: Ring,
-    last: UserId,
+    (ring, last): (Ring, UserId),
     limit: i64,
 ) -> Result<(Vec<UserId>, bool), DatabaseError> {
-    let statement = transaction
-        .prepare_cached(
-            "with recursive ring as (
-                 (select user_id from tasks where status = 'queued' and owner is null
-                  and queue = $1 and priority = $2 and user_id > $3 order by user_id limit 1)
-                 union all
-                 select (select t.user_id from tasks t where t.status = 'queued' and t.owner is null
-                         and t.queue = $1 and t.priority = $2 and t.user_id > ring.user_id
-                         order by t.user_id limit 1)
-                 from ring where ring.user_id is not null
-             )
-             select user_id from ring where user_id is not null limit $4",
-        )
-        .await?;
+    let text = format!(
+        "with recursive ring as (
+             (select user_id from tasks where {waiters}
+              and queue = $1 and priority = $2 and user_id > $3 order by user_id limit 1)
+             union all
+             select (select user_id from tasks where {waiters}
+                     and queue = $1 and priority = $2 and user_id > ring.user_id
+                     order by user_id limit 1)
+             from ring where ring.user_id is not null
+         )
+         select user_id from ring where user_id is not null limit $4"
+    );
+    let statement = transaction.prepare_cached(&text).await?;
     let behind = async |after: UserId, limit: i64| -> Result<Vec<UserId>, DatabaseError> {
         let rows = transaction.query(&statement, &[&queue, &ring.priority(), &after, &limit]).await?;
         Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
@@ -362,17 +372,17 @@ async fn lock_users(transaction: &Transaction<'_>, users: &[UserId]) -> Result<V
     Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
 }
 
-/// How many more tasks each of `users` may run, and their first ones in `queue`, by priority, in order: of members'
+/// How many more tasks each of `users` may run, and their first ones in `queue` among `waiters`, by priority, in order: of members'
 /// tasks and of guests' so many of `each`.
 async fn first_tasks(
     transaction: &Transaction<'_>,
+    waiters: &str,
     queue: &str,
     users: &[UserId],
     each: (i64, i64),
     ceiling: i64,
 ) -> Result<(HashMap<UserId, i64>, HashMap<(i16, UserId), VecDeque<TaskId>>), DatabaseError> {
-    let statement = transaction
-        .prepare_cached(
+    let text = format!(
             "with allowed as (
                  select u.id as user_id, case when c.ceiling = 0 then 1000000 else
                      c.ceiling - (select count(*) from tasks r where r.user_id = u.id
@@ -387,11 +397,11 @@ async fn first_tasks(
              cross join (values (1::smallint, $4::bigint), (0::smallint, $5::bigint)) as w(priority, most)
              cross join lateral (
                  select id from tasks where queue = $1 and priority = w.priority and user_id = a.user_id
-                 and status = 'queued' and owner is null order by id limit least(a.room, w.most)
+                 and {waiters} order by id limit least(a.room, w.most)
              ) q
-             where a.room > 0 order by q.id",
-        )
-        .await?;
+             where a.room > 0 order by q.id"
+    );
+    let statement = transaction.prepare_cached(&text).await?;
     let rows = transaction.query(&statement, &[&queue, &users, &ceiling, &each.0, &each.1]).await?;
     let (mut room, mut tasks) = (HashMap::new(), HashMap::<_, VecDeque<_>>::new());
     for row in rows {

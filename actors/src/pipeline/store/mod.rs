@@ -24,8 +24,8 @@ pub(super) use figures::{
     Elsewhere, FiguresRow, figures_elsewhere, forget_figures, provider_figures, write_figures,
 };
 pub(super) use flush::{
-    AttemptEnd, AttemptStart, FileRow, SlotWish, TaskTouch, end_attempts, fence, free_slots, hold_slots,
-    insert_attempts, insert_files, known_attempts, mark_outputs, slot_deadlines, take_slots, touch_tasks,
+    AttemptEnd, AttemptStart, FileRow, SlotWish, TaskTouch, clock_now, end_attempts, fence, insert_attempts,
+    insert_files, known_attempts, mark_outputs, prepare_flush, slot_deadlines, take_slots, touch_tasks,
     upsert_steps,
 };
 pub(super) use jobs::{Resumable, keep_job, resumable};

@@ -20,19 +20,20 @@ pub(crate) struct LockedRates {
     pub(crate) now: i64,
 }
 
+pub(super) const LOCK_RATES: &str = "with locked as materialized (
+         select * from provider_rates where provider = any($1) order by provider for no key update
+     )
+     select *, (extract(epoch from clock_timestamp()) * 1000)::bigint as now_ms from locked";
+
 /// Locks what has been counted of these providers, and begins to count where nothing was.
 pub(crate) async fn lock_rates(
     transaction: &Transaction<'_>,
     providers: &[&str],
 ) -> Result<Vec<LockedRates>, DatabaseError> {
-    let statement = transaction
-        .prepare_cached(
-            "with locked as materialized (
-                 select * from provider_rates where provider = any($1) order by provider for no key update
-             )
-             select *, (extract(epoch from clock_timestamp()) * 1000)::bigint as now_ms from locked",
-        )
-        .await?;
+    if providers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let statement = transaction.prepare_cached(LOCK_RATES).await?;
     let mut rows = transaction.query(&statement, &[&providers]).await?;
     if rows.len() < providers.len() {
         let insert = transaction
@@ -87,6 +88,9 @@ pub(crate) async fn pause_providers(
     transaction: &Transaction<'_>,
     pauses: &[(&str, Duration)],
 ) -> Result<(), DatabaseError> {
+    if pauses.is_empty() {
+        return Ok(());
+    }
     let statement = transaction
         .prepare_cached(
             "with paused as (

@@ -7,10 +7,15 @@ use crate::{
 };
 use chrono::{DateTime, Utc};
 use deadpool_postgres::{Client, Transaction};
+use futures_util::future::try_join_all;
 use std::collections::HashMap;
 
 /// Since when calls wait, by provider.
 pub(crate) type Waits = HashMap<String, Vec<DateTime<Utc>>>;
+
+pub(super) const WAITS_ELSEWHERE: &str =
+    "select w.provider, w.since from slot_waits w join replicas r on r.owner = w.owner
+     where w.provider = any($2) and w.owner <> $1 and w.since <> '{}' and r.expires_at > clock_timestamp()";
 
 /// Since when calls of `providers` wait at the replicas that run besides `owner`.
 pub(crate) async fn waits_elsewhere(
@@ -18,12 +23,10 @@ pub(crate) async fn waits_elsewhere(
     owner: OwnerId,
     providers: &[&str],
 ) -> Result<Waits, DatabaseError> {
-    let statement = transaction
-        .prepare_cached(
-            "select w.provider, w.since from slot_waits w join replicas r on r.owner = w.owner
-             where w.provider = any($2) and w.owner <> $1 and w.since <> '{}' and r.expires_at > clock_timestamp()",
-        )
-        .await?;
+    if providers.is_empty() {
+        return Ok(Waits::new());
+    }
+    let statement = transaction.prepare_cached(WAITS_ELSEWHERE).await?;
     let mut waits = Waits::new();
     for row in transaction.query(&statement, &[&owner, &providers]).await? {
         let since: Vec<DateTime<Utc>> = row.try_get(1)?;
@@ -32,6 +35,11 @@ pub(crate) async fn waits_elsewhere(
     Ok(waits)
 }
 
+pub(super) const WRITE_WAITS: &str =
+    "insert into slot_waits as w (owner, provider, since) values ($1, $2, $3)
+     on conflict (provider, owner) do update set since = excluded.since
+     where w.since <> excluded.since";
+
 /// Writes since when calls wait at `owner`, of these providers.
 pub(crate) async fn write_waits(
     transaction: &Transaction<'_>,
@@ -39,16 +47,11 @@ pub(crate) async fn write_waits(
     waits: &Waits,
 ) -> Result<(), DatabaseError> {
     // one row a statement: an array of arrays would have to be as wide everywhere
-    let statement = transaction
-        .prepare_cached(
-            "insert into slot_waits as w (owner, provider, since) values ($1, $2, $3)
-             on conflict (provider, owner) do update set since = excluded.since
-             where w.since <> excluded.since",
-        )
-        .await?;
-    for (provider, since) in waits {
-        transaction.execute(&statement, &[&owner, provider, since]).await?;
-    }
+    let statement = &transaction.prepare_cached(WRITE_WAITS).await?;
+    let write = async |(provider, since): (&String, &Vec<_>)| {
+        transaction.execute(statement, &[&owner, provider, since]).await
+    };
+    try_join_all(waits.iter().map(write)).await?;
     Ok(())
 }
 

@@ -18,13 +18,10 @@ use std::{
 /// Locks what was counted of those candidates' providers that may only be called so often.
 pub(super) async fn lock_rates(
     transaction: &deadpool_postgres::Transaction<'_>,
-    candidates: &[&CallRequest],
+    candidates: &[CallRequest],
 ) -> Result<HashMap<String, LockedRates>, DatabaseError> {
     let limited = candidates.iter().filter(|call| call.rate_limit.is_some());
     let limited: BTreeSet<&str> = limited.map(|call| call.provider.id.as_str()).collect();
-    if limited.is_empty() {
-        return Ok(HashMap::new());
-    }
     let limited: Vec<_> = limited.into_iter().collect();
     let locked = store::lock_rates(transaction, &limited).await?;
     Ok(locked.into_iter().map(|rates| (rates.provider.clone(), rates)).collect())
@@ -34,14 +31,11 @@ pub(super) async fn lock_rates(
 pub(super) async fn waits_elsewhere(
     transaction: &deadpool_postgres::Transaction<'_>,
     owner: OwnerId,
-    candidates: &[&CallRequest],
+    candidates: &[CallRequest],
 ) -> Result<Waits, DatabaseError> {
     let wanted = candidates.iter().filter(|call| call.ceiling.is_some());
     let wanted: BTreeSet<&str> = wanted.map(|call| call.provider.id.as_str()).collect();
     let wanted: Vec<_> = wanted.into_iter().collect();
-    if wanted.is_empty() {
-        return Ok(Waits::new());
-    }
     store::waits_elsewhere(transaction, owner, &wanted).await
 }
 
@@ -149,11 +143,9 @@ async fn take_slots(
         }
     }
     let mut free: HashMap<String, Vec<i32>> = HashMap::new();
-    if !wishes.is_empty() {
-        let wishes: Vec<_> = wishes.into_values().collect();
-        for (provider, slot) in store::take_slots(transaction, &wishes).await? {
-            free.entry(provider).or_default().push(slot);
-        }
+    let wishes: Vec<_> = wishes.into_values().collect();
+    for (provider, slot) in store::take_slots(transaction, &wishes).await? {
+        free.entry(provider).or_default().push(slot);
     }
     let mut encounters = HashMap::new();
     let mut starts = Vec::new();

@@ -28,6 +28,7 @@ pub(super) async fn write(
     batch: &Batch,
 ) -> Result<Outcome, DatabaseError> {
     let mut client = database.client().await?;
+    store::prepare_flush(&client).await?;
     // before anything is sent: the deadlines count from here, and so end before those in the rows
     let began = Instant::now();
     let transaction = client.transaction().await?;
@@ -39,72 +40,79 @@ pub(super) async fn write(
         .chain(batch.candidates.iter().map(|call| (call.task, call.lease_no)))
         .collect();
     let leases: Vec<_> = leases.into_iter().collect();
-    let ((), fenced) =
-        futures_util::try_join!(plan_by_index(&transaction), store::fence(&transaction, owner, &leases))?;
-    let read_at = Instant::now();
-    let ours = |write: &&Write| write.lease_no.is_some() && fenced.tasks.contains_key(&write.task);
-
-    let mut granted = HashMap::new();
-    let mut candidates: Vec<&CallRequest> =
-        batch.candidates.iter().filter(|call| fenced.tasks.contains_key(&call.task)).collect();
-    if batch.retried && !candidates.is_empty() {
-        let attempts: Vec<_> = candidates.iter().map(|call| call.attempt).collect();
-        for held in store::known_attempts(&transaction, &attempts).await? {
-            granted.insert(held.attempt, held.left);
-        }
-        candidates.retain(|call| !granted.contains_key(&call.attempt));
-    }
-    if !batch.pauses.is_empty() {
-        let pauses: Vec<_> =
-            batch.pauses.iter().map(|(provider, pause)| (provider.as_str(), *pause)).collect();
-        store::pause_providers(&transaction, &pauses).await?;
-    }
-    let (mut rates, elsewhere) = futures_util::try_join!(
-        lock_rates(&transaction, &candidates),
-        waits_elsewhere(&transaction, owner, &candidates),
+    let retried: Vec<AttemptId> =
+        batch.candidates.iter().filter(|_| batch.retried).map(|call| call.attempt).collect();
+    let pauses: Vec<_> = batch.pauses.iter().map(|(provider, pause)| (provider.as_str(), *pause)).collect();
+    let ends = ends(batch);
+    // these travel together, and so do those below; PostgreSQL runs them in order
+    let ((), tasks, now, known, (), mut rates, waits, freed) = futures_util::try_join!(
+        plan_by_index(&transaction),
+        store::fence(&transaction, owner, &leases),
+        store::clock_now(&transaction),
+        store::known_attempts(&transaction, &retried),
+        store::pause_providers(&transaction, &pauses),
+        lock_rates(&transaction, &batch.candidates),
+        waits_elsewhere(&transaction, owner, &batch.candidates),
+        store::end_attempts(&transaction, &ends),
     )?;
+    let read_at = Instant::now();
 
-    // an answer that a run took in and that was then also taken for a late one counts as the run had it
-    let mut seen = HashSet::new();
-    let ends: Vec<AttemptEnd> = batch
-        .writes
+    let mut granted: HashMap<AttemptId, Duration> =
+        known.into_iter().map(|held| (held.attempt, held.left)).collect();
+    let candidates: Vec<&CallRequest> = batch
+        .candidates
         .iter()
-        .flat_map(|write| &write.ends)
-        .filter(|end| seen.insert((end.task, &end.node, end.attempt)))
-        .cloned()
+        .filter(|call| tasks.contains_key(&call.task) && !granted.contains_key(&call.attempt))
         .collect();
-    let mut freed = Vec::new();
-    if !ends.is_empty() {
-        let ended = store::end_attempts(&transaction, &ends).await?;
-        freed = store::free_slots(&transaction, &ended).await?;
-    }
-
-    let elsewhere = Elsewhere { waits: elsewhere, impatient: &batch.queues.impatient };
+    let elsewhere = Elsewhere { waits, impatient: &batch.queues.impatient };
     let Admitted { starts, encounters, holds, slot_deadlines } =
         admit(&transaction, &candidates, &mut rates, &elsewhere).await?;
-    if !starts.is_empty() {
-        store::insert_attempts(&transaction, owner, fenced.now, &starts).await?;
-        if starts.iter().any(|start| start.slot.is_some()) {
-            store::hold_slots(&transaction, &starts).await?;
-        }
-        let addresses: Vec<NewCallback> =
-            candidates.iter().filter_map(|call| address(call, &starts)).collect();
-        if !addresses.is_empty() {
-            callbacks::insert(&transaction, &addresses).await?;
-        }
-        granted.extend(starts.iter().map(|start| (start.attempt, start.timeout)));
-    }
-    let freed = not_taken_again(freed, &starts);
+    granted.extend(starts.iter().map(|start| (start.attempt, start.timeout)));
+    let addresses: Vec<NewCallback> = candidates.iter().filter_map(|call| address(call, &starts)).collect();
     let waits = waits_here(batch, &candidates, &granted);
-    store::write_waits(&transaction, owner, &waits).await?;
-    let told = waits.into_iter().map(|(provider, since)| (provider, !since.is_empty())).collect();
 
-    let leaving = || batch.candidates.iter().filter(|call| granted.contains_key(&call.attempt));
+    let ours: Vec<&Write> = batch
+        .writes
+        .iter()
+        .filter(|write| write.lease_no.is_some() && tasks.contains_key(&write.task))
+        .collect();
+    let leaving: Vec<&CallRequest> =
+        batch.candidates.iter().filter(|call| granted.contains_key(&call.attempt)).collect();
+    let steps = steps(&ours, &leaving, now);
+    let steps: Vec<_> = steps.iter().map(|((task, _), step)| (*task, step)).collect();
+    let touches = touches(&ours, &leaving, now);
+    let files: Vec<&FileRow> = ours.iter().flat_map(|write| &write.files).collect();
+    let outputs: Vec<(TaskId, FileId)> =
+        ours.iter().flat_map(|write| write.outputs.iter().map(|file| (write.task, *file))).collect();
+    futures_util::try_join!(
+        store::insert_attempts(&transaction, owner, now, &starts),
+        callbacks::insert(&transaction, &addresses),
+        store::write_waits(&transaction, owner, &waits),
+        store::upsert_steps(&transaction, &steps),
+        store::touch_tasks(&transaction, &touches),
+        store::insert_files(&transaction, &files),
+        store::mark_outputs(&transaction, &outputs),
+    )?;
+    transaction.commit().await?;
+    let freed = not_taken_again(freed, &starts);
+    let told = waits.into_iter().map(|(provider, since)| (provider, !since.is_empty())).collect();
+    Ok(Outcome { began, read_at, now, tasks, granted, holds, slot_deadlines, freed, encounters, told })
+}
+
+/// How calls ended: an answer that a run took in and that was then also taken for a late one counts as the run had it.
+fn ends(batch: &Batch) -> Vec<AttemptEnd> {
+    let mut seen = HashSet::new();
+    let ends = batch.writes.iter().flat_map(|write| &write.ends);
+    ends.filter(|end| seen.insert((end.task, &end.node, end.attempt))).cloned().collect()
+}
+
+/// The rows of steps: of those whose calls leave, and of those that runs want written.
+fn steps(ours: &[&Write], leaving: &[&CallRequest], now: DateTime<Utc>) -> BTreeMap<(TaskId, String), Step> {
     let mut steps: BTreeMap<(TaskId, String), Step> = BTreeMap::new();
-    for call in leaving() {
-        steps.insert((call.task, call.node.clone()), running_step(call, fenced.now));
+    for call in leaving {
+        steps.insert((call.task, call.node.clone()), running_step(call, now));
     }
-    for write in batch.writes.iter().filter(ours) {
+    for write in ours {
         for step in &write.steps {
             let key = (write.task, step.node.clone());
             let is_over = !matches!(step.status, StepStatus::Pending | StepStatus::Running);
@@ -113,17 +121,17 @@ pub(super) async fn write(
             }
         }
     }
-    if !steps.is_empty() {
-        let rows: Vec<_> = steps.iter().map(|((task, _), step)| (*task, step)).collect();
-        store::upsert_steps(&transaction, &rows).await?;
-    }
+    steps
+}
 
+/// What changes of the tasks' own rows.
+fn touches(ours: &[&Write], leaving: &[&CallRequest], now: DateTime<Utc>) -> Vec<TaskTouch> {
     let mut touches: BTreeMap<TaskId, TaskTouch> = BTreeMap::new();
-    for call in leaving() {
+    for call in leaving {
         let deadline = TimeDelta::from_std(call.task_deadline).unwrap_or(TimeDelta::zero());
-        touch(&mut touches, call.task).started = Some((fenced.now, fenced.now + deadline));
+        touch(&mut touches, call.task).started = Some((now, now + deadline));
     }
-    for write in batch.writes.iter().filter(ours) {
+    for write in ours {
         let finished = write.steps.iter().any(|step| {
             step.kind == "provider" && matches!(step.status, StepStatus::Succeeded | StepStatus::Failed)
         });
@@ -133,27 +141,7 @@ pub(super) async fn write(
             touch.progress = touch.progress.max(write.progress.unwrap_or(0));
         }
     }
-    if !touches.is_empty() {
-        let rows: Vec<_> = touches.into_values().collect();
-        store::touch_tasks(&transaction, &rows).await?;
-    }
-
-    let files: Vec<&FileRow> = batch.writes.iter().filter(ours).flat_map(|write| &write.files).collect();
-    if !files.is_empty() {
-        store::insert_files(&transaction, &files).await?;
-    }
-    let outputs: Vec<(TaskId, FileId)> = batch
-        .writes
-        .iter()
-        .filter(ours)
-        .flat_map(|write| write.outputs.iter().map(|file| (write.task, *file)))
-        .collect();
-    if !outputs.is_empty() {
-        store::mark_outputs(&transaction, &outputs).await?;
-    }
-    transaction.commit().await?;
-    let (now, tasks) = (fenced.now, fenced.tasks);
-    Ok(Outcome { began, read_at, now, tasks, granted, holds, slot_deadlines, freed, encounters, told })
+    touches.into_values().collect()
 }
 
 fn touch(touches: &mut BTreeMap<TaskId, TaskTouch>, task: TaskId) -> &mut TaskTouch {
