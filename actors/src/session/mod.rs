@@ -20,6 +20,7 @@
 mod accounts;
 mod actor;
 mod messages;
+mod outside;
 mod passwords;
 mod state;
 mod store;
@@ -29,6 +30,7 @@ mod token;
 pub use accounts::create_account;
 pub use actor::SessionHandle;
 pub use messages::*;
+pub use outside::{SmsError, SmsSender, WechatError, WechatLogin, WechatUser};
 pub use passwords::HashingFailed;
 pub use state::{Phone, mask_phone};
 pub use token::{AccessToken, AccessTokens, Claims, InvalidToken, TokenSettings};
