@@ -3,6 +3,12 @@ create table users (
     id                    uuid primary key,
     phone                 text unique check (phone ~ '^1[0-9]{10}$'),
     password_hash         text,
+    -- the mini-program's user, and what opens the data it encrypts, sealed with secrets.key
+    wechat_openid         text unique,
+    wechat_unionid        text unique,
+    wechat_session_key    bytea,
+    -- counts the times all sessions were closed: one that was opened before is not refreshed any more
+    session_generation    bigint not null default 0,
     nickname              text not null default '',
     avatar                text,
     gender                text not null default 'unknown' check (gender in ('unknown', 'male', 'female')),

@@ -9,7 +9,7 @@ use aws_lc_rs::{
     hmac,
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
-use greenroom_actors::records::providers::{SealError, Sealer};
+use greenroom_actors::sealer::{SealError, Sealer};
 use secrecy::{ExposeSecret, SecretBox, SecretString};
 
 /// The form of sealed bytes, so that another can follow.

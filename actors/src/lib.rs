@@ -35,6 +35,7 @@ pub mod pipeline;
 pub mod quota;
 pub mod records;
 pub mod redis_client;
+pub mod sealer;
 pub mod session;
 pub mod signals;
 pub mod stream;

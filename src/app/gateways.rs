@@ -12,6 +12,7 @@ use greenroom_actors::{
     object_store::{LinkedObjects, ObjectStore},
     pipeline::provider::ProviderKinds,
     records::{files::Files, providers::Providers},
+    sealer::Sealer,
     signals::Signals,
 };
 use std::{net::SocketAddr, sync::Arc};
@@ -27,6 +28,18 @@ pub(super) struct Outside {
     pub(super) providers: Providers,
     /// Who does the calls.
     pub(super) kinds: ProviderKinds,
+    /// Seals what must be kept and not be read.
+    pub(super) sealer: Arc<dyn Sealer>,
+    /// What sessions are made with.
+    pub(super) keys: SessionKeys,
+}
+
+/// Keys of the session actor, each for one use.
+pub(super) struct SessionKeys {
+    /// Derives refresh tokens.
+    pub(super) refresh: [u8; 32],
+    /// Hashes codes.
+    pub(super) codes: [u8; 32],
 }
 
 impl Outside {
@@ -56,6 +69,7 @@ impl Outside {
         )
         .with_context(|| format!("storage.dir = {shown} cannot be used"))?;
         let (store, sealer) = (Arc::new(store), Arc::new(CredentialSealer::new(&master)?));
+        let keys = SessionKeys { refresh: master.derive("refresh tokens"), codes: master.derive("codes") };
         let kinds = gateways::provider_kinds(
             AddressGuard::new(settings.providers.allow_private_networks),
             HttpLimits {
@@ -67,8 +81,15 @@ impl Outside {
         Ok(Self {
             files: Files::new(database.clone(), Arc::clone(&store) as Arc<dyn ObjectStore>),
             objects: store,
-            providers: Providers::new(database.clone(), kinds.clone(), sealer, signals.clone()),
+            providers: Providers::new(
+                database.clone(),
+                kinds.clone(),
+                Arc::clone(&sealer) as _,
+                signals.clone(),
+            ),
             kinds,
+            sealer,
+            keys,
         })
     }
 }

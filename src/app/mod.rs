@@ -21,13 +21,15 @@ use crate::{
 use actix::Arbiter;
 use actix_web::web;
 use anyhow::Context;
-use gateways::Outside;
+use gateways::{Outside, SessionKeys};
 use greenroom_actors::{
     health::Health,
     quota::{QuotaHandle, QuotaSettings},
-    records::{audit_log::AuditLog, pipelines::Pipelines, plans::Plans, users::Users},
+    records::{
+        audit_log::AuditLog, pipelines::Pipelines, plans::Plans, security_log::SecurityLog, users::Users,
+    },
     redis_client::RedisClient,
-    session::{AccessTokens, SessionHandle, TokenSettings},
+    session::{AccessTokens, RefreshKey, SessionHandle, SessionParts, SessionSettings, TokenSettings},
     signals::{self, Signals},
     stream::{self, StreamHandle, StreamSettings, Tickets},
     supervisor::{RestartPolicy, Supervisor},
@@ -72,6 +74,7 @@ pub async fn run(settings: Settings, listening: impl FnOnce(Addresses)) -> anyho
     }
     let supervisor = Supervisor::new(RestartPolicy::default());
     let arbiters: Vec<Arbiter> = (0..2).map(|_| Arbiter::new()).collect();
+    let signals = Signals::new();
     let (stream, published) = StreamHandle::new();
     let sockets = stream::start(
         &supervisor,
@@ -80,8 +83,8 @@ pub async fn run(settings: Settings, listening: impl FnOnce(Addresses)) -> anyho
         published,
         database.clone(),
         redis.clone(),
+        &signals,
     );
-    let signals = Signals::new();
     signals::start(&supervisor, &arbiters[1].handle(), &signals, redis.clone());
     let health =
         Arc::new(Health::new(database.clone(), redis.clone(), supervisor.clone(), migrations::newest()));
@@ -92,14 +95,17 @@ pub async fn run(settings: Settings, listening: impl FnOnce(Addresses)) -> anyho
         ..QuotaSettings::default()
     };
     let quota = QuotaHandle::start(&supervisor, &handles, &database, &stream, quota_settings);
-    let session = SessionHandle::start(
-        &supervisor,
-        &arbiters[0].handle(),
-        database.clone(),
-        redis.clone(),
-        settings.auth.bcrypt_cost,
-    );
     let outside = Outside::new(&settings, &database, &signals, addresses.service)?;
+    let session_parts = SessionParts {
+        database: database.clone(),
+        redis: redis.clone(),
+        signals: signals.clone(),
+        sms: None,
+        wechat: None,
+        sealer: outside.sealer.clone(),
+    };
+    let session_settings = session_settings(&settings.auth, &outside.keys);
+    let session = SessionHandle::start(&supervisor, &arbiters[0].handle(), session_parts, session_settings);
     let pipelines = Pipelines::new(database.clone());
     let ground = pipeline::Ground {
         database: &database,
@@ -126,6 +132,7 @@ pub async fn run(settings: Settings, listening: impl FnOnce(Addresses)) -> anyho
         pipelines,
         upkeep,
         audit_log: AuditLog::new(database.clone()),
+        security_log: SecurityLog::new(database.clone()),
         users: Users::new(database.clone()),
         plans: Plans::new(database.clone()),
         live: Live {
@@ -185,6 +192,16 @@ fn access_tokens(settings: &config::Auth) -> anyhow::Result<AccessTokens> {
     }))
 }
 
+fn session_settings(settings: &config::Auth, keys: &SessionKeys) -> SessionSettings {
+    SessionSettings {
+        bcrypt_cost: settings.bcrypt_cost,
+        refresh_lifetime: Duration::from_secs(settings.refresh_ttl_s.into()),
+        register_requires_code: settings.register_requires_code,
+        refresh_key: RefreshKey::new(keys.refresh),
+        code_key: keys.codes,
+    }
+}
+
 fn stream_settings(settings: &config::Ws) -> StreamSettings {
     StreamSettings {
         max_per_user: settings.max_per_user,
@@ -197,6 +214,7 @@ fn stream_settings(settings: &config::Ws) -> StreamSettings {
 fn http_settings(settings: &Settings, replica: String) -> HttpSettings {
     HttpSettings {
         replica,
+        refresh_ttl_s: settings.auth.refresh_ttl_s,
         body_limit_bytes: settings.server.body_limit_bytes,
         https: settings.server.public_url.as_ref().is_some_and(|url| url.scheme() == "https"),
         cors_origins: settings.server.cors_origins.clone(),

@@ -7,11 +7,16 @@ use super::{
     error::{ApiError, ErrorCode},
     state::State,
 };
-use actix_web::{FromRequest, HttpMessage, HttpRequest, dev::Payload, http::header::AUTHORIZATION, web};
+use actix_web::{
+    FromRequest, HttpMessage, HttpRequest,
+    dev::Payload,
+    http::header::{AUTHORIZATION, USER_AGENT},
+    web,
+};
 use chrono::{DateTime, Utc};
 use greenroom_actors::{
     ids::{SessionId, UserId},
-    session::Role,
+    session::{Origin, Role},
 };
 use std::{
     future::{Ready, ready},
@@ -43,6 +48,27 @@ pub struct Admin(pub User);
 /// Somebody who may see what belongs to others.
 #[derive(Clone, Copy, Debug)]
 pub struct Support(pub User);
+
+/// Where a request comes from, as sessions and the security log remember it.
+#[derive(Clone, Debug)]
+pub struct ClientOrigin(pub Origin);
+
+/// Characters of a client's name that are kept.
+const USER_AGENT_MAX: usize = 256;
+
+impl FromRequest for ClientOrigin {
+    type Error = ApiError;
+    type Future = Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let printable = |text: &str| -> String {
+            text.chars().filter(|letter| !letter.is_control()).take(USER_AGENT_MAX).collect()
+        };
+        let user_agent = request.headers().get(USER_AGENT).and_then(|value| value.to_str().ok());
+        let address = request.peer_addr().map(|peer| peer.ip());
+        ready(Ok(Self(Origin { address, user_agent: user_agent.map(printable) })))
+    }
+}
 
 /// Left in the request for its log line.
 #[derive(Clone, Copy, Debug)]

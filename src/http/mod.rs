@@ -27,7 +27,9 @@ mod pipelines;
 mod plans;
 mod provider_callbacks;
 mod quota;
+mod security_log;
 mod server;
+mod sessions;
 pub mod state;
 pub(crate) mod tasks;
 mod users;
@@ -61,11 +63,22 @@ fn routes(config: &mut ServiceConfig) {
     config.service(health::get_live).service(health::get_ready).service(
         scope("/api/v1")
             .service(errors::list_errors)
+            .service(auth::send_code)
             .service(auth::register)
             .service(auth::login)
+            .service(auth::wechat_login)
+            .service(auth::refresh)
+            .service(auth::logout)
+            .service(auth::reset_password)
+            .service(sessions::list_sessions)
+            .service(sessions::close_session)
+            .service(sessions::set_password)
             .service(users::get_me)
             .service(users::patch_me)
             .service(users::get_invite)
+            .service(sessions::change_phone)
+            .service(sessions::bind_wechat)
+            .service(security_log::list_own_security_log)
             .service(quota::get_quota)
             .service(quota::list_transactions)
             .service(quota::list_grants)
@@ -107,6 +120,7 @@ fn routes(config: &mut ServiceConfig) {
                     .service(admin::jobs::list_jobs)
                     .service(admin::jobs::run_job)
                     .service(admin::audit_log::list_audit_log)
+                    .service(security_log::list_security_log)
                     .service(admin::providers::list_providers)
                     .service(admin::providers::put_provider)
                     .service(admin::providers::delete_provider)

@@ -9,7 +9,7 @@ use greenroom_actors::{
     quota::QuotaHandle,
     records::{
         audit_log::AuditLog, files::Files, pipelines::Pipelines, plans::Plans, providers::Providers,
-        users::Users,
+        security_log::SecurityLog, users::Users,
     },
     session::{AccessTokens, SessionHandle},
     supervisor::Supervisor,
@@ -21,7 +21,7 @@ use std::{sync::Arc, time::Duration};
 pub struct State {
     /// Verifies access tokens.
     pub tokens: Arc<AccessTokens>,
-    /// Signs people up and in.
+    /// Signs people up, in and out.
     pub session: SessionHandle,
     /// The ledger.
     pub quota: QuotaHandle,
@@ -33,6 +33,8 @@ pub struct State {
     pub upkeep: UpkeepHandle,
     /// Who changed what.
     pub audit_log: AuditLog,
+    /// What happened to accounts.
+    pub security_log: SecurityLog,
     /// Profiles.
     pub users: Users,
     /// What can be bought.
@@ -60,6 +62,8 @@ pub struct State {
 pub struct HttpSettings {
     /// This replica's label in admin views.
     pub replica: String,
+    /// Age of a refresh token, seconds.
+    pub refresh_ttl_s: u32,
     /// Largest JSON body, bytes.
     pub body_limit_bytes: usize,
     /// Whether clients reach us over https, so that browsers may be told to insist on it.

@@ -195,6 +195,7 @@ impl Connection {
         match self.state.tokens.verify(token.expose_secret()) {
             Ok(claims) if claims.user == self.socket.user() => {
                 self.expires_at = claims.expires_at;
+                self.socket.set_session(claims.session);
                 self.watch_expiry(context);
                 context.text(protocol::auth_ok(claims.expires_at));
             }

@@ -106,7 +106,7 @@ pub(crate) async fn connect(
             .with_detail(Text::new("不是有效的 websocket 握手。", "This is not a websocket handshake."))
     })?;
     let held = resume.is_none();
-    let command = OpenSocket { user: user.id, resume, held, cut: cut_of(&request) };
+    let command = OpenSocket { user: user.id, session: user.session, resume, held, cut: cut_of(&request) };
     let socket = state.live.sockets.open(command).await?;
     let connection = Connection::open(state, socket, user, Language::of(request.headers()));
     WsResponseBuilder::new(connection, &request, payload)

@@ -256,7 +256,7 @@ impl Closing {
     pub const fn code(self) -> u16 {
         match self {
             Self::NoPong => 4000,
-            Self::Expired => 4001,
+            Self::Expired | Self::Hub(CloseCause::SessionClosed) => 4001,
             Self::Hub(CloseCause::TooSlow) => 4008,
             Self::Hub(CloseCause::Replaced) => 4009,
             Self::Hub(CloseCause::Restarting) => 1012,
@@ -272,6 +272,7 @@ impl Closing {
         match self {
             Self::NoPong => "no pong",
             Self::Expired => "unauthenticated or expired",
+            Self::Hub(CloseCause::SessionClosed) => "signed out",
             Self::Hub(CloseCause::TooSlow) => "too slow, resume",
             Self::Hub(CloseCause::Replaced) => "replaced by a newer socket",
             Self::Hub(CloseCause::Restarting) => "restarting, resume",
@@ -402,6 +403,7 @@ mod tests {
         let codes = [
             (Closing::NoPong, 4000),
             (Closing::Expired, 4001),
+            (Closing::Hub(CloseCause::SessionClosed), 4001),
             (Closing::Hub(CloseCause::TooSlow), 4008),
             (Closing::Hub(CloseCause::Replaced), 4009),
             (Closing::Hub(CloseCause::Restarting), 1012),

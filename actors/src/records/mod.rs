@@ -6,5 +6,6 @@ pub mod files;
 pub mod pipelines;
 pub mod plans;
 pub mod providers;
+pub mod security_log;
 pub mod timeline;
 pub mod users;

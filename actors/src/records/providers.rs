@@ -19,6 +19,7 @@ use crate::{
         },
     },
     quota::AuditEntry,
+    sealer::{SealError, Sealer},
     signals::{Signal, Signals},
 };
 use chrono::{DateTime, Utc};
@@ -39,26 +40,6 @@ const TRIAL_MAX: Duration = Duration::from_secs(60);
 
 /// Slots of a provider whose kind has no ceiling of its own.
 const NO_SLOTS: u32 = 0;
-
-/// Sealed bytes were not made by this key for this purpose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("what was sealed does not open: secrets.key is not the one it was sealed with")]
-pub struct SealError;
-
-/// Seals credentials; its key never enters this crate.
-pub trait Sealer: Send + Sync {
-    /// Seals `plain` for `purpose`.
-    ///
-    /// # Errors
-    /// [`SealError`] where the machine gives no randomness.
-    fn seal(&self, purpose: &str, plain: &SecretString) -> Result<Vec<u8>, SealError>;
-
-    /// Opens what was sealed for `purpose`.
-    ///
-    /// # Errors
-    /// [`SealError`].
-    fn open(&self, purpose: &str, sealed: &[u8]) -> Result<SecretString, SealError>;
-}
 
 /// A provider as an administrator reads it.
 #[derive(Clone, Debug, PartialEq)]

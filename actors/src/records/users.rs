@@ -6,10 +6,14 @@ use crate::{
     database::{Database, DatabaseError, commit},
     ids::{FileId, UserId},
     quota::AuditEntry,
-    records::audit_log,
-    session::Role,
+    records::{
+        audit_log,
+        security_log::{self, NewEntry, SecurityEvent},
+    },
+    session::{Origin, Role},
 };
 use chrono::{DateTime, Utc};
+use serde_json::json;
 use tokio_postgres::{Row, types::ToSql};
 use uuid::Uuid;
 
@@ -109,6 +113,13 @@ pub struct AccessChange {
     pub banned: Option<bool>,
 }
 
+impl AccessChange {
+    fn events(self) -> impl Iterator<Item = SecurityEvent> {
+        let banned = self.banned.map(|is| if is { SecurityEvent::Banned } else { SecurityEvent::Unbanned });
+        self.role.map(|_| SecurityEvent::RoleChanged).into_iter().chain(banned)
+    }
+}
+
 /// The users. Clones share the pool.
 #[derive(Clone)]
 pub struct Users {
@@ -171,6 +182,7 @@ impl Users {
         let sql = format!(
             "update users u set role = coalesce($2, role), banned_at = case $3::boolean \
                 when true then coalesce(banned_at, clock_timestamp()) when false then null else banned_at end, \
+             session_generation = session_generation + case when $3 then 1 else 0 end, \
              updated_at = clock_timestamp() \
              where u.id = $1 and u.deleted_at is null returning {COLUMNS}"
         );
@@ -182,6 +194,11 @@ impl Users {
             return Ok(None);
         };
         audit_log::insert(&transaction, std::slice::from_ref(audit)).await?;
+        for event in change.events() {
+            let nowhere = Origin::default();
+            let detail = json!({ "by": audit.actor, "role": change.role });
+            security_log::insert(&transaction, &NewEntry::of(user, event, &nowhere).with(detail)).await?;
+        }
         commit(transaction).await?;
         from_row(&row).map(Some)
     }

@@ -1,17 +1,18 @@
-//! Making and finding accounts: what the actor does for a command, and the command line for an admin.
+//! Making accounts: for those who register, for those who sign in for the first time, and for admins by whoever holds
+//! the machine.
 
 use super::{
-    Register, Role, SessionError, SessionOpened, SignIn,
+    NewIds, Origin, Referral, Register, Role, Scene, SessionError, SessionOpened,
     passwords::Passwords,
     state::{Phone, check_password, invite_code, normal_invite_code},
     store::{self, Inserted, NewIdentity},
-    throttle::Throttle,
+    tools::Tools,
 };
 use crate::{
     ask::AskError,
     database::{Database, DatabaseError},
     faults,
-    ids::{SessionId, UserId},
+    ids::UserId,
 };
 use secrecy::{ExposeSecret, SecretString};
 
@@ -20,68 +21,66 @@ const INVITE_TRIES: usize = 8;
 /// Tries of an insertion whose outcome is unknown.
 const INSERT_TRIES: usize = 2;
 
-/// The work of the session actor, cheap to clone into its futures.
-#[derive(Clone)]
-pub(super) struct Accounts {
-    pub(super) database: Database,
-    pub(super) passwords: Passwords,
-    pub(super) throttle: Throttle,
-}
-
-impl Accounts {
+impl Tools {
     pub(super) async fn register(&self, command: Register) -> Result<SessionOpened, SessionError> {
-        let phone = Phone::parse(&command.phone)?;
-        check_password(command.password.expose_secret())?;
-        let referrer = self.referrer(command.referrer, command.invite_code.as_deref()).await?;
+        let Register { ids, phone, password, code, referral, origin } = command;
+        let phone = Phone::parse(&phone)?;
+        check_password(password.expose_secret())?;
+        let referrer = self.referrer(&referral).await?;
+        let is_right = match code {
+            Some(code) => self.codes.consume(&phone, Scene::Register, &code, ids.session.0).await?,
+            None => !self.register_requires_code,
+        };
+        if !is_right {
+            return Err(SessionError::CodeInvalid);
+        }
         // the constraint decides; looking first spares a hash
-        if let Some(taken) = store::identity_of(&self.database, &phone).await?
-            && taken.user != command.user
-        {
+        let taken = store::identity_of_phone(&self.database, &phone).await?;
+        if taken.is_some_and(|taken| taken.user != ids.user) {
             return Err(SessionError::PhoneTaken);
         }
-        let account =
-            Account { user: command.user, phone, password: command.password, role: Role::User, referrer };
-        create(&self.database, &self.passwords, account).await?;
-        faults::point("session.registered");
-        Ok(SessionOpened { user: command.user, role: Role::User, session: SessionId::new() })
+        let hash = self.passwords.hash(password).await?;
+        let new = NewIdentity {
+            user: ids.user,
+            phone: Some(&phone),
+            password_hash: Some(&hash),
+            wechat: None,
+            role: Role::User,
+            referrer,
+            session: Some(ids.session),
+            origin: &origin,
+        };
+        self.make(&new, ids, &origin).await
     }
 
-    pub(super) async fn sign_in(&self, command: SignIn) -> Result<SessionOpened, SessionError> {
-        let phone = Phone::parse(&command.phone)?;
-        let guess = self.throttle.begin(&phone).await?;
-        faults::point("session.sign_in");
-        match self.compare(&phone, command.password).await {
-            Ok(Some(identity)) => {
-                self.throttle.succeeded(guess).await;
-                if identity.banned {
-                    return Err(SessionError::Banned);
-                }
-                Ok(SessionOpened { user: identity.user, role: identity.role, session: SessionId::new() })
-            }
-            Ok(None) => {
-                self.throttle.failed(guess).await?;
-                Err(SessionError::InvalidCredentials)
-            }
-            Err(error) => {
-                self.throttle.abandoned(guess).await;
-                Err(error)
-            }
-        }
-    }
-
-    async fn compare(
+    /// Opens the first session of an account and makes the account. In this order: a session of nobody harms nobody,
+    /// and where Redis is away nothing is done.
+    pub(super) async fn make(
         &self,
-        phone: &Phone,
-        password: SecretString,
-    ) -> Result<Option<store::Identity>, SessionError> {
-        let mut identity = store::identity_of(&self.database, phone).await?;
-        let hash = identity.as_mut().and_then(|identity| identity.password_hash.take());
-        let matches = self.passwords.verify(password, hash).await?;
-        Ok(identity.filter(|_| matches))
+        new: &NewIdentity<'_>,
+        ids: NewIds,
+        origin: &Origin,
+    ) -> Result<SessionOpened, SessionError> {
+        let refresh_token = self.open(ids.user, ids.session, 0, origin).await?;
+        let made = create(&self.database, new).await;
+        if let Err(SessionError::PhoneTaken | SessionError::WechatTaken) = made {
+            // nobody ever learns of its token
+            drop(self.devices.close(ids.user, ids.session).await);
+        }
+        made?;
+        faults::point("session.registered");
+        Ok(SessionOpened {
+            user: ids.user,
+            role: new.role,
+            session: ids.session,
+            refresh_token,
+            is_new_user: true,
+        })
     }
 
-    async fn referrer(&self, id: Option<UserId>, code: Option<&str>) -> Result<Option<UserId>, SessionError> {
-        let by_code = match code.map(normal_invite_code) {
+    /// Who brought a new user.
+    pub(super) async fn referrer(&self, referral: &Referral) -> Result<Option<UserId>, SessionError> {
+        let by_code = match referral.invite_code.as_deref().map(normal_invite_code) {
             Some(code) => Some(
                 store::referrer_by_invite_code(&self.database, &code)
                     .await?
@@ -89,7 +88,7 @@ impl Accounts {
             ),
             None => None,
         };
-        let Some(id) = id else { return Ok(by_code) };
+        let Some(id) = referral.referrer else { return Ok(by_code) };
         let by_id = store::referrer_by_id(&self.database, id).await?.ok_or(SessionError::ReferrerInvalid)?;
         match by_code {
             Some(other) if other != by_id => Err(SessionError::ReferrerInvalid),
@@ -98,27 +97,10 @@ impl Accounts {
     }
 }
 
-/// An account to be made; phone and password have been checked.
-struct Account {
-    user: UserId,
-    phone: Phone,
-    password: SecretString,
-    role: Role,
-    referrer: Option<UserId>,
-}
-
-async fn create(database: &Database, passwords: &Passwords, account: Account) -> Result<(), SessionError> {
-    let hash = passwords.hash(account.password).await?;
-    let new = NewIdentity {
-        user: account.user,
-        phone: &account.phone,
-        password_hash: &hash,
-        role: account.role,
-        referrer: account.referrer,
-    };
+async fn create(database: &Database, new: &NewIdentity<'_>) -> Result<(), SessionError> {
     let mut unknown = false;
     for _ in 0..INSERT_TRIES {
-        match insert(database, &new).await {
+        match insert(database, new).await {
             Err(error) if store::may_be_done(&error) => unknown = true,
             // no connection for the second try does not undo the first
             Err(SessionError::Database(_)) if unknown => break,
@@ -129,10 +111,11 @@ async fn create(database: &Database, passwords: &Passwords, account: Account) ->
 }
 
 async fn insert(database: &Database, new: &NewIdentity<'_>) -> Result<(), SessionError> {
-    for _ in 0..INVITE_TRIES {
-        match store::insert(database, new, &invite_code(rand::random())).await? {
+    for number in 0..INVITE_TRIES {
+        match store::insert(database, new, &invite_code(rand::random()), number == 0).await? {
             Inserted::Done => return Ok(()),
             Inserted::PhoneTaken => return Err(SessionError::PhoneTaken),
+            Inserted::WechatTaken => return Err(SessionError::WechatTaken),
             Inserted::InviteCodeTaken => {}
         }
     }
@@ -155,7 +138,17 @@ pub async fn create_account(
     let phone = Phone::parse(phone)?;
     check_password(password.expose_secret())?;
     let user = UserId::new();
-    let account = Account { user, phone, password, role, referrer: None };
-    create(database, &Passwords::new(bcrypt_cost), account).await?;
+    let hash = Passwords::new(bcrypt_cost).hash(password).await?;
+    let new = NewIdentity {
+        user,
+        phone: Some(&phone),
+        password_hash: Some(&hash),
+        wechat: None,
+        role,
+        referrer: None,
+        session: None,
+        origin: &Origin::default(),
+    };
+    create(database, &new).await?;
     Ok(user)
 }

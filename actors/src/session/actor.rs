@@ -1,39 +1,96 @@
 //! The glue to actix: each command becomes a future of the actor, as many at once as the mailbox holds.
 
 use super::{
-    Register, SessionError, SessionOpened, SignIn, accounts::Accounts, passwords::Passwords,
-    throttle::Throttle,
+    BindWechat, ChangePhone, CloseSession, OpenedSession, Refresh, RefreshKey, Register, ResetPassword,
+    SendCode, SessionError, SessionOpened, SetPassword, SignIn, SignInByWechat, SignOut, SmsSender,
+    WechatLogin, codes::Codes, devices::Devices, passwords::Passwords, throttle::Throttle, tools::Tools,
 };
 use crate::{
     ask::{Ask, Mailbox, Reply},
     database::Database,
+    ids::UserId,
     redis_client::RedisClient,
+    sealer::Sealer,
+    signals::Signals,
     supervisor::{ChildSpec, Drain, Supervisor},
 };
 use actix::{Actor, ActorContext, ActorFutureExt, ArbiterHandle, AsyncContext, Context, Handler, WrapFuture};
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
-/// Unanswered commands at most. At bcrypt's cost of 12 one core works some 40 s on them.
-const CAPACITY: usize = 128;
+/// Unanswered commands at most. Those that wait for a password to be hashed are bounded for themselves.
+const CAPACITY: usize = 1024;
 /// How long a caller waits.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-type Opened = Result<SessionOpened, SessionError>;
+type Answer<C> = Result<<C as Command>::Done, SessionError>;
+
+/// Something the actor does.
+trait Command: Send + 'static {
+    type Done: Send + 'static;
+
+    fn run(self, tools: Tools) -> impl Future<Output = Answer<Self>> + 'static
+    where
+        Self: Sized;
+}
+
+macro_rules! commands {
+    ($($command:ident => $done:ty: $method:ident),* $(,)?) => {
+        $(impl Command for $command {
+            type Done = $done;
+
+            async fn run(self, tools: Tools) -> Answer<Self> {
+                tools.$method(self).await
+            }
+        })*
+    };
+}
+
+/// The sessions of a user.
+struct ListSessions(UserId);
+
+/// The sessions of a user are closed in PostgreSQL.
+struct ForgetSessions(UserId);
+
+commands! {
+    SendCode => (): send_code,
+    Register => SessionOpened: register,
+    SignIn => SessionOpened: sign_in,
+    SignInByWechat => SessionOpened: sign_in_by_wechat,
+    Refresh => SessionOpened: refresh,
+    SignOut => (): sign_out,
+    CloseSession => (): close_one,
+    SetPassword => (): set_password,
+    ResetPassword => (): reset_password,
+    ChangePhone => (): change_phone,
+    BindWechat => (): bind_wechat,
+}
+
+impl Command for ListSessions {
+    type Done = Vec<OpenedSession>;
+
+    async fn run(self, tools: Tools) -> Answer<Self> {
+        tools.list(self.0).await
+    }
+}
+
+impl Command for ForgetSessions {
+    type Done = ();
+
+    async fn run(self, tools: Tools) -> Answer<Self> {
+        tools.forget_all(self.0).await
+    }
+}
 
 struct Session {
-    accounts: Accounts,
+    tools: Tools,
     working: usize,
     draining: bool,
 }
 
 impl Session {
-    fn work(
-        &mut self,
-        context: &mut Context<Self>,
-        reply: Reply<Opened>,
-        work: impl Future<Output = Opened> + 'static,
-    ) {
+    fn work<C: Command>(&mut self, context: &mut Context<Self>, command: C, reply: Reply<Answer<C>>) {
         self.working += 1;
+        let work = command.run(self.tools.clone());
         let answered = async move { reply.send(work.await) };
         context.spawn(answered.into_actor(self).map(|(), session, context| {
             session.working -= 1;
@@ -52,23 +109,12 @@ impl Actor for Session {
     type Context = Context<Self>;
 }
 
-impl Handler<Ask<Register, Opened>> for Session {
+impl<C: Command> Handler<Ask<C, Answer<C>>> for Session {
     type Result = ();
 
-    fn handle(&mut self, ask: Ask<Register, Opened>, context: &mut Self::Context) {
+    fn handle(&mut self, ask: Ask<C, Answer<C>>, context: &mut Self::Context) {
         let (command, reply) = ask.into_parts();
-        let accounts = self.accounts.clone();
-        self.work(context, reply, async move { accounts.register(command).await });
-    }
-}
-
-impl Handler<Ask<SignIn, Opened>> for Session {
-    type Result = ();
-
-    fn handle(&mut self, ask: Ask<SignIn, Opened>, context: &mut Self::Context) {
-        let (command, reply) = ask.into_parts();
-        let accounts = self.accounts.clone();
-        self.work(context, reply, async move { accounts.sign_in(command).await });
+        self.work(context, command, reply);
     }
 }
 
@@ -81,6 +127,38 @@ impl Handler<Drain> for Session {
     }
 }
 
+/// How sessions are made.
+#[derive(Clone, Debug)]
+pub struct SessionSettings {
+    /// Cost of a password's hash; each step doubles the time.
+    pub bcrypt_cost: u32,
+    /// How long a session lasts that is not refreshed.
+    pub refresh_lifetime: Duration,
+    /// Whether a registration must bring a code that was sent to the phone.
+    pub register_requires_code: bool,
+    /// Derives refresh tokens.
+    pub refresh_key: RefreshKey,
+    /// Hashes codes; random and used for nothing else.
+    pub code_key: [u8; 32],
+}
+
+/// What the actor needs around it.
+#[derive(Clone)]
+pub struct SessionParts {
+    /// Accounts and closed sessions.
+    pub database: Database,
+    /// Open sessions, codes and throttles.
+    pub redis: RedisClient,
+    /// Tells all replicas of closed sessions.
+    pub signals: Signals,
+    /// Who sends codes; none where that is not set up.
+    pub sms: Option<Arc<dyn SmsSender>>,
+    /// Who knows the mini-program's users; nobody where that is not set up.
+    pub wechat: Option<Arc<dyn WechatLogin>>,
+    /// Seals their session keys.
+    pub sealer: Arc<dyn Sealer>,
+}
+
 /// The way to the session actor. Clones share it.
 #[derive(Clone)]
 pub struct SessionHandle(Mailbox<Session>);
@@ -91,37 +169,137 @@ impl SessionHandle {
     pub fn start(
         supervisor: &Supervisor,
         arbiter: &ArbiterHandle,
-        database: Database,
-        redis: RedisClient,
-        bcrypt_cost: u32,
+        parts: SessionParts,
+        settings: SessionSettings,
     ) -> Self {
         let spec = ChildSpec { name: "session", shard: None, capacity: CAPACITY };
-        // the bound on hashing threads outlives the actor: so do hashes under way
-        let passwords = Passwords::new(bcrypt_cost);
+        let SessionParts { database, redis, signals, sms, wechat, sealer } = parts;
+        let tools = Tools {
+            database,
+            signals,
+            // the bound on hashing threads outlives the actor: so do hashes under way
+            passwords: Passwords::new(settings.bcrypt_cost),
+            throttle: Throttle::new(redis.clone()),
+            devices: Devices::new(redis.clone(), settings.refresh_lifetime),
+            codes: Codes::new(redis, settings.code_key),
+            refresh_key: settings.refresh_key,
+            sms,
+            wechat,
+            sealer,
+            register_requires_code: settings.register_requires_code,
+        };
         Self(supervisor.start(arbiter, spec, move |_| Session {
-            accounts: Accounts {
-                database: database.clone(),
-                passwords: passwords.clone(),
-                throttle: Throttle::new(redis.clone()),
-            },
+            tools: tools.clone(),
             working: 0,
             draining: false,
         }))
+    }
+
+    async fn ask<C: Command>(&self, command: C) -> Answer<C> {
+        self.0.ask(command, DEADLINE).await?
+    }
+
+    /// Sends a code to a phone, whether or not it has an account.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn send_code(&self, command: SendCode) -> Result<(), SessionError> {
+        self.ask(command).await
     }
 
     /// Makes an account and opens its first session.
     ///
     /// # Errors
     /// See [`SessionError`].
-    pub async fn register(&self, command: Register) -> Opened {
-        self.0.ask(command, DEADLINE).await?
+    pub async fn register(&self, command: Register) -> Result<SessionOpened, SessionError> {
+        self.ask(command).await
     }
 
-    /// Opens a session by password.
+    /// Opens a session by password or code.
     ///
     /// # Errors
     /// See [`SessionError`].
-    pub async fn sign_in(&self, command: SignIn) -> Opened {
-        self.0.ask(command, DEADLINE).await?
+    pub async fn sign_in(&self, command: SignIn) -> Result<SessionOpened, SessionError> {
+        self.ask(command).await
+    }
+
+    /// Opens a session by the mini-program. Not to be repeated: its code works once.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn sign_in_by_wechat(&self, command: SignInByWechat) -> Result<SessionOpened, SessionError> {
+        self.ask(command).await
+    }
+
+    /// Takes a refresh token for its successor; the same one within ten seconds gives the same one again.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn refresh(&self, command: Refresh) -> Result<SessionOpened, SessionError> {
+        self.ask(command).await
+    }
+
+    /// Closes a session or all; what is closed already is no fault.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn sign_out(&self, command: SignOut) -> Result<(), SessionError> {
+        self.ask(command).await
+    }
+
+    /// The open sessions of a user, last used first.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn list(&self, user: UserId) -> Result<Vec<OpenedSession>, SessionError> {
+        self.ask(ListSessions(user)).await
+    }
+
+    /// Closes one of a user's sessions.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn close(&self, command: CloseSession) -> Result<(), SessionError> {
+        self.ask(command).await
+    }
+
+    /// Ends the sockets of a user whose sessions PostgreSQL has closed, and forgets the sessions.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn forget(&self, user: UserId) -> Result<(), SessionError> {
+        self.ask(ForgetSessions(user)).await
+    }
+
+    /// Sets a password and closes the other sessions.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn set_password(&self, command: SetPassword) -> Result<(), SessionError> {
+        self.ask(command).await
+    }
+
+    /// Sets a password that was forgotten and closes all sessions.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn reset_password(&self, command: ResetPassword) -> Result<(), SessionError> {
+        self.ask(command).await
+    }
+
+    /// Takes another phone.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn change_phone(&self, command: ChangePhone) -> Result<(), SessionError> {
+        self.ask(command).await
+    }
+
+    /// Binds the mini-program's user to an account. Not to be repeated: its code works once.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn bind_wechat(&self, command: BindWechat) -> Result<(), SessionError> {
+        self.ask(command).await
     }
 }

@@ -1,36 +1,54 @@
-//! Identity: accounts by phone and password, and the access tokens that speak for them.
+//! Identity: who has an account, who is signed in, and the tokens that speak for them.
 //!
-//! Owns the identity columns of `users` (phone, password hash, role, invite code, referrer, ban) and the Redis keys
-//! `login:<phone>`.
+//! Owns the identity columns of `users`, `closed_sessions`, `invite_codes`, `security_log`, and in Redis the sessions
+//! `refresh:<userId>`, codes (`code:`, `codes_sent:`) and failures (`login:`).
 //!
-//! - [`Register`] makes an account. Its id is made by the caller, so that the same command again is recognised; the
-//!   unique constraints on phone and invite code decide between replicas.
-//! - [`SignIn`] compares a password. Each comparison first takes one of the phone's five places in Redis
-//!   (`throttle.rs`), so the bound on guesses holds over all replicas and for any number at once. An unknown phone
-//!   costs the same time and locks alike.
-//! - Both open a session, which today is only its id in the tokens; tokens are made and verified by
-//!   [`AccessTokens`] without any store.
+//! - A **session** is a device that is signed in: a field of its user's hash in Redis, with a nonce and the number of the
+//!   refresh token that is good. Tokens are derived from these (`refresh.rs`), so none lies anywhere.
+//! - [`Refresh`] takes token *n* for *n + 1*, by one script. Within ten seconds *n* gives *n + 1* again, byte for byte: the
+//!   answer may have been lost. Any other number closes the session: somebody has a copy.
+//! - Closing is written to PostgreSQL first (`closed_sessions`, or `users.session_generation` for all sessions at once) and
+//!   looked up at each refresh: a Redis that goes back to an older state revives nobody.
+//! - [`Register`], [`SignIn`] and [`SignInByWechat`] open sessions. Ids are made by the caller, so that the same command
+//!   again is recognised; unique constraints decide between replicas.
+//! - A password is compared only by who has one of the phone's five places in Redis (`throttle.rs`); a code has five tries
+//!   and is used once (`codes.rs`).
+//! - Access tokens are made and verified by [`AccessTokens`] without any store, so they live on for their quarter of an
+//!   hour whatever is closed; sockets end at once.
 //!
-//! The actor bounds the work (bcrypt takes a third of a second) and holds no state that matters.
+//! The actor bounds the work and holds no state that matters.
 //!
-//! If the process dies: before the insertion, there is no account; after it, the account is there and its owner can
-//! sign in. A guess under way keeps its place for a minute and then counts as a failure. If Redis is down nobody
-//! signs in by password; if it is lost, failures are forgotten.
+//! If the process dies: before a session is in Redis, nobody is signed in; after it, the client has no answer and signs in
+//! again (the session without an owner ends by itself) or, at a refresh, asks again within ten seconds. A new account's
+//! session comes before the account: of nobody, it harms nobody. A guess under way keeps its place for a minute and then
+//! counts as a failure. If Redis is down nobody signs in, refreshes or signs out; if it is lost, everybody signs in again.
 
 mod accounts;
 mod actor;
+mod codes;
+mod credentials;
+mod devices;
+mod invite_codes;
+mod keyed_hash;
 mod messages;
 mod outside;
 mod passwords;
+mod refresh;
+mod sessions;
+mod sign_in;
 mod state;
 mod store;
 mod throttle;
 mod token;
+mod tools;
 
 pub use accounts::create_account;
-pub use actor::SessionHandle;
+pub use actor::{SessionHandle, SessionParts, SessionSettings};
+pub(crate) use invite_codes::fill_invite_codes;
 pub use messages::*;
 pub use outside::{SmsError, SmsSender, WechatError, WechatLogin, WechatUser};
 pub use passwords::HashingFailed;
+pub use refresh::RefreshKey;
 pub use state::{Phone, mask_phone};
+pub(crate) use store::delete_old_closings;
 pub use token::{AccessToken, AccessTokens, Claims, InvalidToken, TokenSettings};

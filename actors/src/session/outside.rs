@@ -13,12 +13,8 @@ pub trait SmsSender: Send + Sync {
     ///
     /// # Errors
     /// [`SmsError`]. A message whose outcome is unknown may have been sent.
-    async fn send_code(
-        &self,
-        phone: &Phone,
-        code: &SecretString,
-        lifetime: Duration,
-    ) -> Result<(), SmsError>;
+    async fn send_code(&self, phone: &Phone, code: &SecretString, lifetime: Duration)
+    -> Result<(), SmsError>;
 }
 
 /// Why no code was sent.

@@ -1,13 +1,16 @@
 //! Hashing of passwords: slow on purpose, so on threads of its own and no more of them than cores.
 
-use super::state::check_password;
+use super::{SessionError, state::check_password};
 use bcrypt::{BcryptResult, non_truncating_hash, verify};
 use secrecy::{ExposeSecret, SecretString};
 use std::sync::Arc;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// A salt and a hash that no password has: whoever asks for an unknown phone waits as long as for a known one.
 const NOBODY: &str = "AAAAAAAAAAAAAAAAAAAAA.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAA.";
+
+/// Passwords that may wait for a thread. At bcrypt's cost of 12 one core works some 40 s on them.
+const WAITING: usize = 128;
 
 /// A password could not be hashed or compared: a stored hash that is none, or no randomness. The cause is not told,
 /// for it may quote the hash.
@@ -20,6 +23,7 @@ pub struct HashingFailed;
 pub(super) struct Passwords {
     cost: u32,
     threads: Arc<Semaphore>,
+    places: Arc<Semaphore>,
 }
 
 impl Passwords {
@@ -27,14 +31,21 @@ impl Passwords {
     #[must_use]
     pub(super) fn new(cost: u32) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { cost, threads: Arc::new(Semaphore::new(cores)) }
+        Self { cost, threads: Arc::new(Semaphore::new(cores)), places: Arc::new(Semaphore::new(WAITING)) }
+    }
+
+    /// Whether a hash costs less than one that is made now. What is no hash of ours is left alone.
+    pub(super) fn is_too_cheap(&self, hash: &str) -> bool {
+        let cost = hash.split('$').nth(2).and_then(|cost| cost.parse::<u32>().ok());
+        cost.is_some_and(|cost| cost < self.cost)
     }
 
     /// A hash to store.
     ///
     /// # Errors
-    /// Where the password is longer than bcrypt can take or the machine has no randomness.
-    pub(super) async fn hash(&self, password: SecretString) -> Result<String, HashingFailed> {
+    /// [`SessionError::Busy`]; [`SessionError::Hashing`] where the password is longer than bcrypt can take or the machine
+    /// has no randomness.
+    pub(super) async fn hash(&self, password: SecretString) -> Result<String, SessionError> {
         let cost = self.cost;
         self.on_a_thread(move || non_truncating_hash(password.expose_secret(), cost)).await
     }
@@ -42,12 +53,12 @@ impl Passwords {
     /// Whether `password` has `hash`; without a hash it takes as long and says no.
     ///
     /// # Errors
-    /// Where the stored hash is not one.
+    /// [`SessionError::Busy`]; [`SessionError::Hashing`] where the stored hash is not one.
     pub(super) async fn verify(
         &self,
         password: SecretString,
         hash: Option<String>,
-    ) -> Result<bool, HashingFailed> {
+    ) -> Result<bool, SessionError> {
         // bcrypt reads 72 bytes and stops: what cannot be set is not compared either
         let hash = hash.filter(|_| check_password(password.expose_secret()).is_ok());
         let known = hash.is_some();
@@ -59,7 +70,8 @@ impl Passwords {
     async fn on_a_thread<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> BcryptResult<T> + Send + 'static,
-    ) -> Result<T, HashingFailed> {
+    ) -> Result<T, SessionError> {
+        let _place: SemaphorePermit<'_> = self.places.try_acquire().map_err(|_| SessionError::Busy)?;
         // the semaphore is never closed; were it, hashing would only be unbounded
         let permit = Arc::clone(&self.threads).acquire_owned().await.ok();
         let done = tokio::task::spawn_blocking(move || {
@@ -67,7 +79,7 @@ impl Passwords {
             drop(permit);
             result
         });
-        done.await.ok().and_then(Result::ok).ok_or(HashingFailed)
+        Ok(done.await.ok().and_then(Result::ok).ok_or(HashingFailed)?)
     }
 }
 
@@ -82,6 +94,13 @@ mod tests {
         let hash = passwords.hash("correct horse".into()).await.unwrap();
         assert!(passwords.verify("correct horse".into(), Some(hash.clone())).await.unwrap());
         assert!(!passwords.verify("correct horsf".into(), Some(hash)).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_hash_of_a_lower_cost_is_too_cheap() {
+        let hash = Passwords::new(4).hash("correct horse".into()).await.unwrap();
+        assert!(Passwords::new(5).is_too_cheap(&hash));
+        assert!(!Passwords::new(4).is_too_cheap(&hash) && !Passwords::new(5).is_too_cheap("$x"));
     }
 
     #[tokio::test]

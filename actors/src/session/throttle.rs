@@ -1,13 +1,13 @@
-//! Guessing of passwords, bounded for each phone over all replicas.
+//! Guessing of passwords, bounded for each phone (or account without one) over all replicas.
 //!
 //! A guess takes a place before the password is looked at and gives it back with its outcome, so that a
 //! thousand guesses at once are no more than five. Five failures close the phone for fifteen minutes; a success
 //! forgets them. A guess that never came back (its replica died) counts as a failure. Without Redis there is no
 //! guessing at all.
 
-use super::{SessionError, state::Phone};
+use super::SessionError;
 use crate::redis_client::{RedisClient, RedisUnavailable};
-use redis::Script;
+use redis::{AsyncCommands, Script};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -72,15 +72,12 @@ impl Throttle {
         Self { redis }
     }
 
-    /// Takes a place for one guess.
+    /// Takes a place for one guess of `subject`'s password: a phone, or the user where there is none.
     ///
     /// # Errors
     /// [`SessionError::Locked`], [`SessionError::Busy`] or [`SessionError::Redis`].
-    pub(super) async fn begin(&self, phone: &Phone) -> Result<Guess, SessionError> {
-        let guess = Guess {
-            key: self.redis.key(&format!("login:{}", phone.digits())),
-            id: Uuid::now_v7().to_string(),
-        };
+    pub(super) async fn begin(&self, subject: &str) -> Result<Guess, SessionError> {
+        let guess = Guess { key: self.key(subject), id: Uuid::now_v7().to_string() };
         let waiting = async {
             loop {
                 match self.try_begin(&guess).await? {
@@ -95,6 +92,18 @@ impl Throttle {
         };
         tokio::time::timeout(WAIT, waiting).await.unwrap_or(Err(SessionError::Busy))?;
         Ok(guess)
+    }
+
+    /// Forgets the failures of `subject`, whose password is another one now.
+    pub(super) async fn forget(&self, subject: &str) {
+        let forgotten = self.redis.connection().del::<_, ()>(self.key(subject)).await;
+        if let Err(error) = forgotten {
+            tracing::warn!(%error, "failed sign-ins of an older password still count");
+        }
+    }
+
+    fn key(&self, subject: &str) -> String {
+        self.redis.key(&format!("login:{subject}"))
     }
 
     async fn try_begin(&self, guess: &Guess) -> Result<i64, RedisUnavailable> {

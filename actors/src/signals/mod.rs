@@ -3,7 +3,8 @@
 //! A [`Signal`] is a hint and never a fact: whoever hears one looks into PostgreSQL. It is sent after the commit it
 //! tells of, best effort, over one Redis channel of the installation. **Losing one costs nothing but time**: queued
 //! tasks are found by the next look at the queue (1 s), free slots by the next try (250 ms), changed providers by
-//! the next reading (1 s), a cancelled task's run at its next write. So nothing here is tried again, and without
+//! the next reading (1 s), a cancelled task's run at its next write, and a socket of a closed session ends with its
+//! access token at the latest. So nothing here is tried again, and without
 //! Redis the replicas look instead of hearing.
 //!
 //! Signals that gather while one message is on its way go in the next, each of them once. Listeners of the same
@@ -14,7 +15,7 @@ mod courier;
 
 pub use courier::start;
 
-use crate::ids::{AttemptId, TaskId};
+use crate::ids::{AttemptId, SessionId, TaskId, UserId};
 use futures_util::{Stream, stream};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -53,6 +54,20 @@ pub enum Signal {
     CallbackArrived {
         /// Which call it answers.
         attempt: AttemptId,
+    },
+    /// A session was closed: its sockets are to end.
+    SessionClosed {
+        /// Whose.
+        user: UserId,
+        /// Which.
+        session: SessionId,
+    },
+    /// All sessions of a user were closed.
+    SessionsClosed {
+        /// Whose.
+        user: UserId,
+        /// All but this one.
+        kept: Option<SessionId>,
     },
 }
 

@@ -13,10 +13,14 @@ use crate::{
     ask::Ask,
     database::Database,
     redis_client::RedisClient,
+    signals::{Heard, Signal, Signals},
     supervisor::{ChildSpec, Drain, Supervisor},
 };
-use actix::{Actor, ActorContext, ActorFutureExt, ArbiterHandle, AsyncContext, Context, Handler, WrapFuture};
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use actix::{
+    Actor, ActorContext, ActorFutureExt, ArbiterHandle, AsyncContext, Context, Handler, StreamHandler,
+    WrapFuture,
+};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use std::{rc::Rc, sync::Arc, time::Duration};
 use tokio::sync::{Mutex, mpsc};
 
@@ -45,6 +49,7 @@ pub struct StreamActor {
     asked: Option<mpsc::UnboundedReceiver<AskToOpen>>,
     link: Option<LinkLoop>,
     lasting: Lasting,
+    signals: Signals,
 }
 
 /// Starts the hub. `redis` is used for scripts; the hub makes its own connection for subscriptions.
@@ -56,7 +61,9 @@ pub fn start(
     published: Published,
     database: Database,
     redis: RedisClient,
+    signals: &Signals,
 ) -> SocketsHandle {
+    let signals = signals.clone();
     let (sockets, wanting) = Sockets::new();
     let lasting =
         Lasting { inbox: Arc::new(Mutex::new(published.inbox)), wanting: Arc::new(Mutex::new(wanting)) };
@@ -79,6 +86,7 @@ pub fn start(
             asked: Some(asked),
             link: Some(link_loop),
             lasting: lasting.clone(),
+            signals: signals.clone(),
         }
     });
     SocketsHandle { mailbox, database, sockets: registered }
@@ -101,6 +109,7 @@ impl Actor for StreamActor {
         context.spawn(async move { catch_up::run(hub, wanting.lock_owned().await).await }.into_actor(self));
         let (relay, inbox) = (RelayLoop::new(Rc::clone(&self.hub)), Arc::clone(&self.lasting.inbox));
         context.spawn(async move { relay.run(inbox.lock_owned().await).await }.into_actor(self));
+        context.add_stream(self.signals.listen());
         context.run_interval(CHECK_EVERY, |actor, _| actor.hub.check_sockets());
     }
 }
@@ -129,6 +138,25 @@ impl Handler<AskToOpen> for StreamActor {
     fn handle(&mut self, ask: AskToOpen, _: &mut Self::Context) {
         // the loop ends only with the actor
         drop(self.opening.send(ask));
+    }
+}
+
+impl StreamHandler<Heard> for StreamActor {
+    fn handle(&mut self, heard: Heard, _: &mut Self::Context) {
+        match heard {
+            Heard::Signal(Signal::SessionClosed { user, session }) => {
+                self.hub.close_sessions(user, |open| open == session);
+            }
+            Heard::Signal(Signal::SessionsClosed { user, kept }) => {
+                self.hub.close_sessions(user, |open| Some(open) != kept);
+            }
+            // a socket whose closing was missed ends with its access token
+            Heard::Signal(_) | Heard::Gap => {}
+        }
+    }
+
+    fn finished(&mut self, _: &mut Self::Context) {
+        // signals never end
     }
 }
 

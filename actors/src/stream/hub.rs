@@ -11,7 +11,12 @@ use super::{
         redis::{self as store, ReadWanted, Retention},
     },
 };
-use crate::{database::Database, faults, ids::UserId, redis_client::RedisClient};
+use crate::{
+    database::Database,
+    faults,
+    ids::{SessionId, UserId},
+    redis_client::RedisClient,
+};
 use std::{
     cell::RefCell,
     collections::{HashMap, HashSet},
@@ -150,7 +155,7 @@ impl Hub {
             }
         };
         let now = Instant::now();
-        let socket = self.sockets.register(user, state, command.held, command.cut, now);
+        let socket = self.sockets.register((user, command.session), state, command.held, command.cut, now);
         followed.sockets.push(Arc::clone(&socket));
         followed.sockets.retain(|socket| self.sockets.get(socket.id).is_some());
         let most = match self.settings.max_per_user {
@@ -201,6 +206,15 @@ impl Hub {
             for socket in &followed.sockets {
                 socket.catch_up();
             }
+        }
+    }
+
+    /// Ends the sockets of `user` whose session is `closed`.
+    pub(super) fn close_sessions(&self, user: UserId, closed: impl Fn(SessionId) -> bool) {
+        let followed = self.followed.borrow();
+        let sockets = followed.get(&user).into_iter().flat_map(|followed| &followed.sockets);
+        for socket in sockets.filter(|socket| closed(socket.session())) {
+            socket.close(CloseCause::SessionClosed);
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::{
     database::DatabaseError,
     events::{Event, EventKind},
-    ids::{TaskId, UserId},
+    ids::{SessionId, TaskId, UserId},
 };
 use std::{fmt, sync::Arc};
 
@@ -144,6 +144,8 @@ pub enum CloseCause {
     Replaced,
     /// The replica is going down; it should come again and resume.
     Restarting,
+    /// Its session was closed.
+    SessionClosed,
 }
 
 /// Why the stream did not do what it was asked.
@@ -164,6 +166,8 @@ pub enum StreamError {
 pub struct OpenSocket {
     /// Whose it is.
     pub user: UserId,
+    /// The session it was opened in.
+    pub session: SessionId,
     /// What it has already, if it said so in its URL.
     pub resume: Option<ResumeFrom>,
     /// Whether events wait until [`release`](super::OpenedSocket::release) is called.

@@ -4,7 +4,7 @@ use super::{
     messages::{CloseCause, Cut, Outgoing, Position, ResumeFrom, StreamEvent},
     state::{Applied, Offer, Page, SocketState, Want},
 };
-use crate::ids::{TaskId, UserId};
+use crate::ids::{SessionId, TaskId, UserId};
 use futures_util::Stream;
 use std::{
     collections::{HashMap, HashSet},
@@ -53,7 +53,7 @@ impl Sockets {
 
     pub(super) fn register(
         self: &Arc<Self>,
-        user: UserId,
+        (user, session): (UserId, SessionId),
         state: SocketState,
         held: bool,
         cut: Option<Cut>,
@@ -64,7 +64,7 @@ impl Sockets {
             id,
             user,
             wanting: self.wanting.clone(),
-            inner: Mutex::new(Inner { state, waker: None, held, asked: false, taken_at: now, cut }),
+            inner: Mutex::new(Inner { state, session, waker: None, held, asked: false, taken_at: now, cut }),
         });
         self.lock().insert(id, Arc::clone(&socket));
         if self.is_ending() {
@@ -123,6 +123,7 @@ impl std::fmt::Debug for Socket {
 
 struct Inner {
     state: SocketState,
+    session: SessionId,
     waker: Option<Waker>,
     // nothing is taken yet: the client may first say where to resume
     held: bool,
@@ -234,6 +235,11 @@ impl Socket {
         inner.wake();
     }
 
+    /// The session whose token it showed last.
+    pub(super) fn session(&self) -> SessionId {
+        self.inner().session
+    }
+
     /// The last final event it was told, if it is live.
     pub(super) fn live_final(&self) -> Option<i64> {
         self.inner().state.live_final()
@@ -280,6 +286,11 @@ impl OpenedSocket {
     #[must_use]
     pub fn user(&self) -> UserId {
         self.socket.user
+    }
+
+    /// It goes on in this session of the same user.
+    pub fn set_session(&self, session: SessionId) {
+        self.socket.inner().session = session;
     }
 
     /// What is to be sent, as it comes. It ends after [`Outgoing::Close`]. Polling it is what counts as reading,

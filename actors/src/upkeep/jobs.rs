@@ -2,11 +2,13 @@
 
 use super::{state::Job, store};
 use crate::{
-    database::Database,
+    database::{Database, DatabaseError},
     idempotency,
     quota::QuotaHandle,
-    records::{callbacks, files::Files},
+    records::{callbacks, files::Files, security_log},
+    session,
 };
+use deadpool_postgres::Client;
 use std::time::Duration;
 
 /// Rows, or users, of one batch.
@@ -39,19 +41,18 @@ pub(super) async fn run(job: Job, tools: &Tools) -> Result<String, Failure> {
             repeated(async || Ok(idempotency::purge(&tools.database, limit).await?)).await?
         }
         Job::DeleteFinalEvents => {
-            repeated(async || {
-                let client = tools.database.client().await?;
-                Ok(store::delete_final_events(&client, limit).await?)
-            })
-            .await?
+            deleted(tools, async |client| store::delete_final_events(client, limit).await).await?
         }
         Job::DeleteProviderCallbacks => {
-            repeated(async || {
-                let client = tools.database.client().await?;
-                Ok(callbacks::delete_expired(&client, limit).await?)
-            })
-            .await?
+            deleted(tools, async |client| callbacks::delete_expired(client, limit).await).await?
         }
+        Job::DeleteClosedSessions => {
+            deleted(tools, async |client| session::delete_old_closings(client, limit).await).await?
+        }
+        Job::DeleteSecurityLog => {
+            deleted(tools, async |client| security_log::delete_old(client, limit).await).await?
+        }
+        Job::FillInviteCodes => session::fill_invite_codes(&tools.database.client().await?).await?,
         Job::RemoveAbandonedUploads => {
             repeated(async || Ok(tools.files.remove_abandoned(limit).await?)).await?
         }
@@ -62,10 +63,21 @@ pub(super) async fn run(job: Job, tools: &Tools) -> Result<String, Failure> {
         Job::DeleteIdempotencyKeys => "keys deleted",
         Job::DeleteFinalEvents => "events deleted",
         Job::DeleteProviderCallbacks => "callbacks deleted",
+        Job::DeleteClosedSessions => "closed sessions deleted",
+        Job::DeleteSecurityLog => "entries deleted",
+        Job::FillInviteCodes => "codes added",
         Job::RemoveAbandonedUploads => "uploads removed",
         Job::RemoveOrphanObjects => "objects removed",
     };
     Ok(format!("{done} {what}"))
+}
+
+/// Deletes batch after batch, each with a connection of its own.
+async fn deleted(
+    tools: &Tools,
+    delete: impl AsyncFn(&Client) -> Result<u64, DatabaseError>,
+) -> Result<u64, Failure> {
+    repeated(async || Ok(delete(&tools.database.client().await?).await?)).await
 }
 
 /// Does batch after batch until one is not full.

@@ -16,6 +16,9 @@ pub(super) enum Job {
     DeleteIdempotencyKeys,
     DeleteFinalEvents,
     DeleteProviderCallbacks,
+    DeleteClosedSessions,
+    DeleteSecurityLog,
+    FillInviteCodes,
     RemoveAbandonedUploads,
     RemoveOrphanObjects,
 }
@@ -30,11 +33,14 @@ pub(super) enum Schedule {
 }
 
 impl Job {
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::ExpireGrants,
         Self::DeleteIdempotencyKeys,
         Self::DeleteFinalEvents,
         Self::DeleteProviderCallbacks,
+        Self::DeleteClosedSessions,
+        Self::DeleteSecurityLog,
+        Self::FillInviteCodes,
         Self::RemoveAbandonedUploads,
         Self::RemoveOrphanObjects,
     ];
@@ -46,6 +52,9 @@ impl Job {
             Self::DeleteIdempotencyKeys => "delete-idempotency-keys",
             Self::DeleteFinalEvents => "delete-final-events",
             Self::DeleteProviderCallbacks => "delete-provider-callbacks",
+            Self::DeleteClosedSessions => "delete-closed-sessions",
+            Self::DeleteSecurityLog => "delete-security-log",
+            Self::FillInviteCodes => "fill-invite-codes",
             Self::RemoveAbandonedUploads => "remove-abandoned-uploads",
             Self::RemoveOrphanObjects => "remove-orphan-objects",
         }
@@ -59,11 +68,12 @@ impl Job {
     /// When it is due.
     pub(super) const fn schedule(self) -> Schedule {
         match self {
-            Self::ExpireGrants => Schedule::Every(Duration::from_secs(60)),
+            Self::ExpireGrants | Self::FillInviteCodes => Schedule::Every(Duration::from_secs(60)),
             Self::DeleteIdempotencyKeys => Schedule::Every(Duration::from_secs(600)),
-            Self::DeleteFinalEvents | Self::DeleteProviderCallbacks => {
-                Schedule::Every(Duration::from_secs(3600))
-            }
+            Self::DeleteFinalEvents
+            | Self::DeleteProviderCallbacks
+            | Self::DeleteClosedSessions
+            | Self::DeleteSecurityLog => Schedule::Every(Duration::from_secs(3600)),
             Self::RemoveAbandonedUploads | Self::RemoveOrphanObjects => Schedule::Daily(3),
         }
     }

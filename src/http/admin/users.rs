@@ -153,5 +153,11 @@ pub(in crate::http) async fn patch_user(
     let detail = json!({ "role": change.role, "banned": change.banned });
     let entry = audit(admin, "user.access", format!("user:{}", id.0), detail, request_id);
     let user = state.users.change_access(id.0, change, &entry).await?.ok_or_else(ApiError::not_found)?;
+    if change.banned == Some(true)
+        && let Err(error) = state.session.forget(id.0).await
+    {
+        // their sessions are closed already; only open sockets last until their tokens end
+        tracing::warn!(%error, "sessions of a banned user are not forgotten");
+    }
     Ok(HttpResponse::Ok().json(AdminUserView::from(user)))
 }

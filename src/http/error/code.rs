@@ -56,13 +56,21 @@ codes! {
     Unauthenticated = "UNAUTHENTICATED", UNAUTHORIZED, "未登录", "Not signed in",
         "缺少访问令牌，或令牌无效、已过期。", "There is no access token, or it is invalid or expired.";
     InvalidCredentials = "INVALID_CREDENTIALS", UNAUTHORIZED, "凭证错误", "Wrong credentials",
-        "手机号或密码不正确。", "The phone or the password is wrong.";
+        "手机号、密码或验证码不正确。", "The phone, the password or the code is wrong.";
+    RefreshTokenInvalid = "REFRESH_TOKEN_INVALID", UNAUTHORIZED, "刷新令牌无效", "Refresh token not valid",
+        "该会话已结束，请重新登录。", "Its session has ended; sign in again.";
+    RefreshTokenReused = "REFRESH_TOKEN_REUSED", UNAUTHORIZED, "刷新令牌已被使用", "Refresh token reused",
+        "该刷新令牌已被使用过，会话已被关闭，请重新登录。", "This refresh token was used before, so its session was closed; sign in again.";
+    WechatCodeInvalid = "WECHAT_CODE_INVALID", UNAUTHORIZED, "微信登录码无效", "WeChat code not valid",
+        "登录码无效、已使用或已过期，请重新调用 wx.login。", "The code is wrong, used or too old; ask wx.login for a new one.";
     QuotaInsufficient = "QUOTA_INSUFFICIENT", PAYMENT_REQUIRED, "额度不足", "Not enough quota",
         "剩余额度不足，未扣除任何额度。", "Too little quota is left; none was taken.";
     Forbidden = "FORBIDDEN", FORBIDDEN, "没有权限", "Not allowed",
         "当前角色不能执行此操作。", "Your role may not do this.";
     UserBanned = "USER_BANNED", FORBIDDEN, "账号已被封禁", "Account banned",
         "该账号已被封禁。", "This account is banned.";
+    WechatBlocked = "WECHAT_BLOCKED", FORBIDDEN, "微信已拦截", "Blocked by WeChat",
+        "微信认为该用户存在风险。", "WeChat holds this user for a risk.";
     MembershipRequired = "MEMBERSHIP_REQUIRED", FORBIDDEN, "需要会员", "Membership required",
         "该流水线仅限会员使用。", "This pipeline is for members.";
     NotFound = "NOT_FOUND", NOT_FOUND, "未找到", "Not found",
@@ -78,6 +86,8 @@ codes! {
         "A request with this Idempotency-Key is still running; repeat it later.";
     PhoneTaken = "PHONE_TAKEN", CONFLICT, "手机号已注册", "Phone taken",
         "该手机号已有账号。", "The phone has an account already.";
+    WechatTaken = "WECHAT_TAKEN", CONFLICT, "微信已绑定", "WeChat taken",
+        "该微信用户已绑定其他账号。", "This WeChat user has another account.";
     TaskFinal = "TASK_FINAL", CONFLICT, "任务已结束", "Task is final",
         "任务已结束，不能取消。", "The task has ended and cannot be cancelled.";
     UploadIncomplete = "UPLOAD_INCOMPLETE", CONFLICT, "上传未完成", "Upload incomplete",
@@ -98,6 +108,10 @@ codes! {
         "流水线定义有误，每处错误见 errors。", "The pipeline definition is faulty; errors names each fault.";
     PasswordWeak = "PASSWORD_WEAK", UNPROCESSABLE_ENTITY, "密码不符合要求", "Password not acceptable",
         "密码须为 8 到 64 个字符，且不超过 71 字节。", "A password has 8 to 64 characters and at most 71 bytes.";
+    PasswordWrong = "PASSWORD_WRONG", UNPROCESSABLE_ENTITY, "原密码错误", "Old password wrong",
+        "原密码缺失或不正确。", "The old password is missing or wrong.";
+    CodeInvalid = "CODE_INVALID", UNPROCESSABLE_ENTITY, "验证码无效", "Code not valid",
+        "验证码缺失、错误、已使用或已过期。", "The code is missing, wrong, used or too old.";
     ReferrerInvalid = "REFERRER_INVALID", UNPROCESSABLE_ENTITY, "推荐人无效", "Referrer not valid",
         "推荐人不存在，或与邀请码不一致。", "There is no such referrer, or the invite code names another.";
     InviteCodeInvalid = "INVITE_CODE_INVALID", UNPROCESSABLE_ENTITY, "邀请码无效", "Invite code not valid",
@@ -112,6 +126,10 @@ codes! {
         "排队的任务已达上限，请待其完成后重试。", "As many tasks as may wait are waiting; come back when some are done.";
     Internal = "INTERNAL", INTERNAL_SERVER_ERROR, "内部错误", "Internal error",
         "服务出现错误，已记录。", "A defect of the service; it is in the log under the request id.";
+    SmsUnavailable = "SMS_UNAVAILABLE", BAD_GATEWAY, "短信服务不可用", "SMS not available",
+        "短信服务拒绝或没有响应，请稍后重试。", "The message service refuses or does not answer; come back later.";
+    WechatUnavailable = "WECHAT_UNAVAILABLE", BAD_GATEWAY, "微信不可用", "WeChat not available",
+        "微信没有响应，或返回了无法识别的内容，请用新的登录码重试。", "WeChat does not answer, or says what we do not know; try again with a new code.";
     Overloaded = "OVERLOADED", SERVICE_UNAVAILABLE, "服务繁忙", "Overloaded",
         "请求肯定未被执行，请稍后重试。", "Certainly not done; come back later.";
     Unavailable = "UNAVAILABLE", SERVICE_UNAVAILABLE, "服务暂不可用", "Unavailable",

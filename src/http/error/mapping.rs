@@ -12,7 +12,7 @@ use greenroom_actors::{
     quota::QuotaError,
     records::pipelines::PipelineRecordError,
     records::{files::FileError, providers::ProviderError},
-    session::SessionError,
+    session::{SessionError, WechatError},
     upkeep::UpkeepError,
 };
 use std::{
@@ -26,6 +26,8 @@ const OVERLOADED_RETRY_S: u64 = 1;
 const UNAVAILABLE_RETRY_S: u64 = 2;
 /// When to come back to a full queue, seconds.
 const QUEUE_FULL_RETRY_S: u64 = 5;
+/// When to come back to a platform that takes a hundred sign-ins of a user a minute, seconds.
+const WECHAT_RETRY_S: u64 = 60;
 /// How long a command of unknown outcome is asked again: several restarts of an actor.
 const ASK_AGAIN: Duration = Duration::from_secs(3);
 const ASK_PAUSE: Duration = Duration::from_millis(50);
@@ -333,8 +335,32 @@ impl From<SessionError> for ApiError {
             SessionError::InviteCodeInvalid => {
                 Self::at(ErrorCode::InviteCodeInvalid, "/inviteCode", ErrorCode::InviteCodeInvalid.meaning())
             }
-            SessionError::InvalidCredentials => {
-                Self::new(ErrorCode::InvalidCredentials).with_challenge("Bearer")
+            SessionError::PasswordWrong => {
+                Self::at(ErrorCode::PasswordWrong, "/oldPassword", ErrorCode::PasswordWrong.meaning())
+            }
+            SessionError::CodeInvalid => {
+                Self::at(ErrorCode::CodeInvalid, "/code", ErrorCode::CodeInvalid.meaning())
+            }
+            SessionError::WechatTaken => Self::new(ErrorCode::WechatTaken),
+            SessionError::InvalidCredentials => Self::signed_out(ErrorCode::InvalidCredentials),
+            SessionError::RefreshTokenInvalid => Self::signed_out(ErrorCode::RefreshTokenInvalid),
+            SessionError::RefreshTokenReused => Self::signed_out(ErrorCode::RefreshTokenReused),
+            SessionError::Unauthenticated => Self::signed_out(ErrorCode::Unauthenticated),
+            SessionError::NotFound => Self::not_found(),
+            SessionError::TooManyCodes { retry_after_s } => {
+                Self::new(ErrorCode::RateLimited).with_retry_after(retry_after_s)
+            }
+            // the gateways have logged why
+            SessionError::Sms(_) => Self::new(ErrorCode::SmsUnavailable),
+            SessionError::Wechat(error) => match error {
+                WechatError::CodeInvalid => Self::signed_out(ErrorCode::WechatCodeInvalid),
+                WechatError::TooOften => Self::new(ErrorCode::RateLimited).with_retry_after(WECHAT_RETRY_S),
+                WechatError::Blocked => Self::new(ErrorCode::WechatBlocked),
+                WechatError::Unavailable => Self::new(ErrorCode::WechatUnavailable),
+            },
+            SessionError::Seal(error) => {
+                tracing::error!(%error, "a session key cannot be sealed");
+                Self::new(ErrorCode::Internal)
             }
             SessionError::Banned => Self::new(ErrorCode::UserBanned),
             SessionError::Locked { retry_after_s } => {
@@ -356,6 +382,20 @@ impl From<SessionError> for ApiError {
 }
 
 impl ApiError {
+    /// 401 of a way in, with the challenge that every 401 must have.
+    fn signed_out(code: ErrorCode) -> Self {
+        Self::new(code).with_challenge("Bearer")
+    }
+
+    /// The same, where a password that breaks the rules stands in the field at `path`.
+    #[must_use]
+    pub fn with_password_at(self, path: &str) -> Self {
+        if self.code() == ErrorCode::PasswordWeak {
+            return Self::at(ErrorCode::PasswordWeak, path, ErrorCode::PasswordWeak.meaning());
+        }
+        self
+    }
+
     /// A problem with one entry for each fault.
     #[must_use]
     pub fn faults(code: ErrorCode, faults: Vec<Fault>) -> Self {

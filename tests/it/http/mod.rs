@@ -6,4 +6,5 @@ mod definitions;
 mod identity;
 mod platform;
 mod quota;
+mod sessions;
 mod tasks;

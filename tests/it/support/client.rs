@@ -48,6 +48,8 @@ pub struct Client {
     pub token: Option<String>,
     /// The user's id, when signed in.
     pub id: String,
+    /// Refresh token, when signed in.
+    pub refresh_token: String,
     /// The user's phone and password, when signed in.
     pub credentials: (String, String),
 }
@@ -60,7 +62,14 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .unwrap();
-        Self { http, url: url.to_owned(), token: None, id: String::new(), credentials: Default::default() }
+        Self {
+            http,
+            url: url.to_owned(),
+            token: None,
+            id: String::new(),
+            refresh_token: String::new(),
+            credentials: Default::default(),
+        }
     }
 
     /// The same person at another replica.
@@ -80,10 +89,21 @@ impl Client {
         self.signed_in(&tokens, phone, password)
     }
 
+    /// Takes its refresh token for the next pair.
+    pub async fn refresh(&self) -> Reply {
+        self.post("/api/v1/auth/refresh", json!({ "refreshToken": self.refresh_token })).await
+    }
+
+    /// The same person with the tokens of this answer.
+    pub fn with_tokens(&self, tokens: &Value) -> Self {
+        self.signed_in(tokens, &self.credentials.0, &self.credentials.1)
+    }
+
     fn signed_in(&self, tokens: &Value, phone: &str, password: &str) -> Self {
         Self {
             token: Some(tokens["accessToken"].as_str().unwrap().to_owned()),
             id: tokens["user"]["id"].as_str().unwrap().to_owned(),
+            refresh_token: tokens["refreshToken"].as_str().unwrap().to_owned(),
             credentials: (phone.to_owned(), password.to_owned()),
             ..self.clone()
         }

@@ -17,6 +17,7 @@ use greenroom_actors::{
     ids::{TaskId, UserId},
     quota::{Grant, GrantKind, QuotaHandle, QuotaSettings},
     redis_client::{RedisClient, RedisSettings},
+    signals::Signals,
     stream::{self, StreamHandle, StreamSettings},
     supervisor::{RestartPolicy, Supervisor},
 };
@@ -66,7 +67,15 @@ impl Replica {
         let supervisor = Supervisor::new(RestartPolicy::default());
         let arbiter = || actix::Arbiter::new().handle();
         let (stream, published) = StreamHandle::new();
-        let _sockets = stream::start(&supervisor, &arbiter(), settings, published, database.clone(), redis);
+        let _sockets = stream::start(
+            &supervisor,
+            &arbiter(),
+            settings,
+            published,
+            database.clone(),
+            redis,
+            &Signals::new(),
+        );
         let ledger = [arbiter(), arbiter()];
         let quota = QuotaHandle::start(&supervisor, &ledger, &database, &stream, QuotaSettings::default());
         Self { quota, stream, supervisor }

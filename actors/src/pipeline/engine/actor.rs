@@ -442,6 +442,7 @@ impl StreamHandler<Heard> for Engine {
             }
             Heard::Signal(Signal::ProvidersChanged) => self.refresh_providers(context),
             Heard::Signal(Signal::CallbackArrived { attempt }) => self.tools.inbox.arrived(attempt),
+            Heard::Signal(Signal::SessionClosed { .. } | Signal::SessionsClosed { .. }) => {}
             Heard::Gap => {
                 self.tools.inbox.look();
                 self.admission.retry_all();

@@ -1,0 +1,146 @@
+//! Refresh tokens: `gr1.{user}.{session}.{n}.{mac}`. Pure.
+//!
+//! A token is derived from its session's nonce and its number in a chain, so the one that was given can be given
+//! again byte for byte, and nothing that lies in Redis can be used as a token.
+
+use super::keyed_hash::keyed_hash;
+use crate::ids::{SessionId, UserId};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use hmac::{Hmac, Mac};
+use secrecy::{ExposeSecret, SecretBox, SecretString};
+use sha2::{Digest, Sha256};
+use std::{fmt, sync::Arc};
+use uuid::Uuid;
+
+const FORM: &str = "gr1";
+/// Longer than any token of ours; longer ones are not looked at.
+const LONGEST: usize = 256;
+
+/// The key that refresh tokens are derived with.
+#[derive(Clone)]
+pub struct RefreshKey {
+    id: Arc<str>,
+    key: Arc<SecretBox<[u8; 32]>>,
+}
+
+/// Never the key itself.
+impl fmt::Debug for RefreshKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RefreshKey").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl RefreshKey {
+    /// The key of these bytes, which must be random and used for nothing else.
+    #[must_use]
+    pub fn new(bytes: [u8; 32]) -> Self {
+        let mut hasher = Sha256::new();
+        hasher.update(b"greenroom refresh key\0");
+        hasher.update(bytes);
+        let id = hex::encode(&hasher.finalize()[..8]);
+        Self { id: id.into(), key: Arc::new(SecretBox::new(Box::new(bytes))) }
+    }
+
+    /// Names the key without telling anything of it.
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The token of that number.
+    pub(super) fn token(&self, user: UserId, session: SessionId, nonce: &str, number: u64) -> SecretString {
+        let mac = self.mac(user, session, nonce, number).finalize().into_bytes();
+        let (user, session) = (user.0.simple(), session.0.simple());
+        format!("{FORM}.{user}.{session}.{number}.{}", URL_SAFE_NO_PAD.encode(mac)).into()
+    }
+
+    /// Whether `claimed` was derived from this nonce.
+    pub(super) fn proves(&self, claimed: &ClaimedToken, nonce: &str) -> bool {
+        let mac = self.mac(claimed.user, claimed.session, nonce, claimed.number);
+        mac.verify_slice(&claimed.mac).is_ok()
+    }
+
+    fn mac(&self, user: UserId, session: SessionId, nonce: &str, number: u64) -> Hmac<Sha256> {
+        let mut mac = keyed_hash(&self.key);
+        mac.update(format!("{user}|{session}|{nonce}|{number}").as_bytes());
+        mac
+    }
+}
+
+/// A token as somebody shows it: whether it is genuine only its session's nonce can tell.
+pub(super) struct ClaimedToken {
+    pub(super) user: UserId,
+    pub(super) session: SessionId,
+    /// Its place in the chain; the first is 1.
+    pub(super) number: u64,
+    mac: Vec<u8>,
+}
+
+impl ClaimedToken {
+    /// Reads a token, if it has the form of ours.
+    pub(super) fn parse(token: &SecretString) -> Option<Self> {
+        let token = Some(token.expose_secret()).filter(|token| token.len() <= LONGEST)?;
+        let mut parts = token.split('.');
+        let mut next = || parts.next();
+        let (FORM, user, session, number, mac) = (next()?, next()?, next()?, next()?, next()?) else {
+            return None;
+        };
+        let id = |text: &str| (text.len() == 32).then(|| Uuid::try_parse(text).ok()).flatten();
+        let number: u64 = number.parse().ok().filter(|number| (1..=u64::from(u32::MAX)).contains(number))?;
+        let claimed = Self {
+            user: UserId(id(user)?),
+            session: SessionId(id(session)?),
+            number,
+            mac: URL_SAFE_NO_PAD.decode(mac).ok()?,
+        };
+        parts.next().is_none().then_some(claimed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn key() -> RefreshKey {
+        RefreshKey::new([7; 32])
+    }
+
+    #[test]
+    fn the_same_token_is_made_again_and_another_number_is_another_token() {
+        let (user, session) = (UserId::new(), SessionId::new());
+        let token = |number| key().token(user, session, "nonce", number).expose_secret().to_owned();
+        assert_eq!(token(3), token(3));
+        assert_ne!(token(3), token(4));
+    }
+
+    proptest! {
+        #[test]
+        fn a_token_proves_what_it_was_made_of_and_nothing_else(
+            number in 1..=u64::from(u32::MAX), nonce in "[a-f0-9]{32}", other in "[a-f0-9]{32}",
+        ) {
+            let (user, session) = (UserId::new(), SessionId::new());
+            let token = key().token(user, session, &nonce, number);
+            let claimed = ClaimedToken::parse(&token).unwrap();
+            prop_assert_eq!((claimed.user, claimed.session, claimed.number), (user, session, number));
+            prop_assert!(key().proves(&claimed, &nonce));
+            prop_assert_eq!(key().proves(&claimed, &other), nonce == other);
+            prop_assert!(!RefreshKey::new([8; 32]).proves(&claimed, &nonce));
+        }
+
+        #[test]
+        fn a_changed_token_proves_nothing(at in 0_usize..200, letter in "[A-Za-z0-9._-]") {
+            let token = key().token(UserId::new(), SessionId::new(), "nonce", 17);
+            let mut text = token.expose_secret().to_owned();
+            let at = at % text.len();
+            let same = text[at..=at] == letter;
+            text.replace_range(at..=at, &letter);
+            let proven = ClaimedToken::parse(&text.into()).is_some_and(|token| key().proves(&token, "nonce"));
+            prop_assert_eq!(proven, same);
+        }
+
+        #[test]
+        fn anything_else_is_no_token(text in ".{0,300}") {
+            prop_assert!(ClaimedToken::parse(&text.into()).is_none());
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! The ways in: by password, by a code that is sent, by the mini-program.
+
+use super::{
+    Proof, Role, Scene, SendCode, SessionError, SessionOpened, SignIn, SignInByWechat, SmsError, WechatError,
+    WechatUser, codes,
+    state::{Phone, mask_phone},
+    store::{self, Identity, NewIdentity},
+    tools::Tools,
+};
+use crate::{
+    faults,
+    records::security_log::{NewEntry, SecurityEvent},
+};
+use secrecy::SecretString;
+use serde_json::json;
+
+/// What session keys of the mini-program are sealed for.
+const SESSION_KEY: &str = "wechat session key";
+
+impl Tools {
+    pub(super) async fn send_code(&self, command: SendCode) -> Result<(), SessionError> {
+        let phone = Phone::parse(&command.phone)?;
+        let Some(sms) = &self.sms else {
+            tracing::warn!("a code was asked for, and gateways.sms is not set up");
+            return Err(SmsError::Unreachable.into());
+        };
+        let code = self.codes.issue(&phone, command.scene).await?;
+        let sent = sms.send_code(&phone, &code, codes::LIFETIME).await;
+        if let Err(error) = &sent {
+            tracing::warn!(%error, phone = %mask_phone(phone.digits()), "a code was not sent");
+        }
+        if sent == Err(SmsError::Unreachable) {
+            self.codes.forget(&phone, command.scene).await;
+        }
+        Ok(sent?)
+    }
+
+    pub(super) async fn sign_in(&self, command: SignIn) -> Result<SessionOpened, SessionError> {
+        let phone = Phone::parse(&command.phone)?;
+        match &command.proof {
+            Proof::Password(password) => self.sign_in_by_password(&command, &phone, password.clone()).await,
+            Proof::Code(code) => self.sign_in_by_code(&command, &phone, code).await,
+        }
+    }
+
+    async fn sign_in_by_password(
+        &self,
+        command: &SignIn,
+        phone: &Phone,
+        password: SecretString,
+    ) -> Result<SessionOpened, SessionError> {
+        let identity = store::identity_of_phone(&self.database, phone).await?;
+        let guess = match self.throttle.begin(phone.digits()).await {
+            Ok(guess) => guess,
+            Err(error) => {
+                if matches!(error, SessionError::Locked { .. }) {
+                    self.log_failure(phone, identity.as_ref(), SecurityEvent::SignInLocked, command).await;
+                }
+                return Err(error);
+            }
+        };
+        faults::point("session.sign_in");
+        match self.is_password_of(identity.as_ref(), password).await {
+            Ok(true) => {
+                self.throttle.succeeded(guess).await;
+                // only an account's own password is right
+                let identity = identity.ok_or(SessionError::InvalidCredentials)?;
+                self.sign_in_as(&identity, command.ids, "password", &command.origin).await
+            }
+            Ok(false) => {
+                self.throttle.failed(guess).await?;
+                self.log_failure(phone, identity.as_ref(), SecurityEvent::SignInFailed, command).await;
+                Err(SessionError::InvalidCredentials)
+            }
+            Err(error) => {
+                self.throttle.abandoned(guess).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether somebody has this password; takes as long where there is nobody. A hash that costs less than one does
+    /// now is replaced.
+    async fn is_password_of(
+        &self,
+        identity: Option<&Identity>,
+        password: SecretString,
+    ) -> Result<bool, SessionError> {
+        let hash = identity.and_then(|identity| identity.password_hash.clone());
+        let is_right = self.passwords.verify(password.clone(), hash.clone()).await?;
+        if is_right
+            && let (Some(identity), Some(old)) = (identity, hash)
+            && self.passwords.is_too_cheap(&old)
+        {
+            let new = self.passwords.hash(password).await?;
+            store::rehash(&self.database, identity.user, &old, &new).await?;
+        }
+        Ok(is_right)
+    }
+
+    async fn sign_in_by_code(
+        &self,
+        command: &SignIn,
+        phone: &Phone,
+        code: &SecretString,
+    ) -> Result<SessionOpened, SessionError> {
+        let ids = command.ids;
+        let is_right = self.codes.consume(phone, Scene::Login, code, ids.session.0).await?;
+        let identity = store::identity_of_phone(&self.database, phone).await?;
+        if !is_right {
+            self.log_failure(phone, identity.as_ref(), SecurityEvent::SignInFailed, command).await;
+            return Err(SessionError::InvalidCredentials);
+        }
+        if let Some(identity) = identity.filter(|identity| identity.user != ids.user) {
+            return self.sign_in_as(&identity, ids, "code", &command.origin).await;
+        }
+        let new = NewIdentity {
+            user: ids.user,
+            phone: Some(phone),
+            password_hash: None,
+            wechat: None,
+            role: Role::User,
+            referrer: None,
+            session: Some(ids.session),
+            origin: &command.origin,
+        };
+        match self.make(&new, ids, &command.origin).await {
+            // somebody with the same phone was faster: it is the same person
+            Err(SessionError::PhoneTaken) => {
+                let identity = store::identity_of_phone(&self.database, phone).await?;
+                let identity = identity.ok_or(SessionError::InvalidCredentials)?;
+                self.sign_in_as(&identity, ids, "code", &command.origin).await
+            }
+            made => made,
+        }
+    }
+
+    /// A failure that cannot be written down is a failure all the same.
+    async fn log_failure(
+        &self,
+        phone: &Phone,
+        identity: Option<&Identity>,
+        event: SecurityEvent,
+        command: &SignIn,
+    ) {
+        let by = match command.proof {
+            Proof::Password(_) => "password",
+            Proof::Code(_) => "code",
+        };
+        let entry = NewEntry {
+            user: identity.map(|identity| identity.user),
+            event,
+            session: None,
+            origin: &command.origin,
+            detail: json!({ "by": by, "phone": mask_phone(phone.digits()) }),
+        };
+        if let Err(error) = store::log(&self.database, &entry).await {
+            tracing::warn!(error = %crate::causes(&error), "a failed sign-in is not written down");
+        }
+    }
+
+    pub(super) async fn sign_in_by_wechat(
+        &self,
+        command: SignInByWechat,
+    ) -> Result<SessionOpened, SessionError> {
+        let SignInByWechat { ids, code, referral, origin } = command;
+        let referrer = self.referrer(&referral).await?;
+        let (wechat, sealed) = self.wechat_user(&code).await?;
+        if let Some(identity) = store::identity_of_wechat(&self.database, &wechat).await? {
+            self.refresh_wechat(&identity, &wechat, &sealed).await?;
+            return self.sign_in_as(&identity, ids, "wechat", &origin).await;
+        }
+        let new = NewIdentity {
+            user: ids.user,
+            phone: None,
+            password_hash: None,
+            wechat: Some((&wechat, &sealed)),
+            role: Role::User,
+            referrer,
+            session: Some(ids.session),
+            origin: &origin,
+        };
+        match self.make(&new, ids, &origin).await {
+            // the same user signed in twice at once for the first time
+            Err(SessionError::WechatTaken) => {
+                let identity = store::identity_of_wechat(&self.database, &wechat).await?;
+                let identity = identity.ok_or(SessionError::WechatTaken)?;
+                self.sign_in_as(&identity, ids, "wechat", &origin).await
+            }
+            made => made,
+        }
+    }
+
+    /// Who the mini-program's user is, and their session key, sealed.
+    pub(super) async fn wechat_user(
+        &self,
+        code: &SecretString,
+    ) -> Result<(WechatUser, Vec<u8>), SessionError> {
+        let Some(login) = &self.wechat else {
+            tracing::warn!("somebody signs in by WeChat, and gateways.wechat is not set up");
+            return Err(WechatError::Unavailable.into());
+        };
+        let wechat = login.exchange(code).await?;
+        let sealed = self.sealer.seal(SESSION_KEY, &wechat.session_key)?;
+        Ok((wechat, sealed))
+    }
+
+    async fn refresh_wechat(
+        &self,
+        identity: &Identity,
+        wechat: &WechatUser,
+        sealed: &[u8],
+    ) -> Result<(), SessionError> {
+        if !store::keep_wechat(&self.database, identity.user, wechat, sealed, None).await? {
+            // the openid is one account's and the unionid another's: whoever signs in has the first
+            tracing::warn!(user = %identity.user, "openid and unionid belong to two accounts");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,100 @@
+//! What the commands work with, and the opening of a session, in which every sign-in ends.
+
+use super::{
+    NewIds, Origin, RefreshKey, SessionError, SessionOpened, SmsSender, WechatLogin,
+    codes::Codes,
+    devices::{Device, Devices},
+    passwords::Passwords,
+    store::{self, Identity},
+    throttle::Throttle,
+};
+use crate::{
+    database::Database,
+    ids::{SessionId, UserId},
+    records::security_log::{NewEntry, SecurityEvent},
+    sealer::Sealer,
+    signals::{Signal, Signals},
+};
+use std::sync::Arc;
+
+/// What the commands work with; cheap to clone into their futures.
+#[derive(Clone)]
+pub(super) struct Tools {
+    pub(super) database: Database,
+    pub(super) signals: Signals,
+    pub(super) passwords: Passwords,
+    pub(super) throttle: Throttle,
+    pub(super) devices: Devices,
+    pub(super) codes: Codes,
+    pub(super) refresh_key: RefreshKey,
+    pub(super) sms: Option<Arc<dyn SmsSender>>,
+    pub(super) wechat: Option<Arc<dyn WechatLogin>>,
+    pub(super) sealer: Arc<dyn Sealer>,
+    pub(super) register_requires_code: bool,
+}
+
+impl Tools {
+    /// Opens a session of somebody who has shown who they are. It is written down first, so that none is open that the
+    /// log does not know.
+    pub(super) async fn sign_in_as(
+        &self,
+        identity: &Identity,
+        ids: NewIds,
+        how: &'static str,
+        origin: &Origin,
+    ) -> Result<SessionOpened, SessionError> {
+        if identity.banned {
+            return Err(SessionError::Banned);
+        }
+        let entry = NewEntry::of(identity.user, SecurityEvent::SignedIn, origin)
+            .in_session(ids.session)
+            .with(serde_json::json!({ "by": how }));
+        store::log(&self.database, &entry).await?;
+        let token = self.open(identity.user, ids.session, identity.generation, origin).await?;
+        Ok(SessionOpened {
+            user: identity.user,
+            role: identity.role,
+            session: ids.session,
+            refresh_token: token,
+            is_new_user: false,
+        })
+    }
+
+    /// Opens a session in Redis; the oldest makes room where there are too many.
+    pub(super) async fn open(
+        &self,
+        user: UserId,
+        session: SessionId,
+        generation: i64,
+        origin: &Origin,
+    ) -> Result<secrecy::SecretString, SessionError> {
+        let device = Device::new(&self.refresh_key, generation, origin);
+        let (device, left) = self.devices.open(user, session, &device).await?;
+        if !left.is_empty() {
+            // they are out of Redis already; PostgreSQL only keeps an older Redis from bringing them back
+            let closed = self.close_in_postgres(user, &left, SecurityEvent::SessionClosed, origin).await;
+            if let Err(error) = closed {
+                tracing::warn!(error = %crate::causes(&error), "sessions that made room are not written down");
+            }
+            left.iter().for_each(|session| self.signal_closed(user, *session));
+        }
+        Ok(self.refresh_key.token(user, session, &device.nonce, device.n))
+    }
+
+    /// Writes down that sessions are closed, so that they are refreshed no more.
+    pub(super) async fn close_in_postgres(
+        &self,
+        user: UserId,
+        sessions: &[SessionId],
+        event: SecurityEvent,
+        origin: &Origin,
+    ) -> Result<(), SessionError> {
+        let keep = self.devices.lifetime();
+        Ok(store::close_sessions(&self.database, user, sessions, keep, (event, origin)).await?)
+    }
+
+    /// Has the sockets of a session closed, on every replica.
+    pub(super) fn signal_closed(&self, user: UserId, session: SessionId) {
+        self.signals.send(Signal::SessionClosed { user, session });
+    }
+}
