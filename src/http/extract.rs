@@ -11,7 +11,7 @@ use actix_web::{FromRequest, HttpMessage, HttpRequest, dev::Payload, http::heade
 use chrono::{DateTime, Utc};
 use greenroom_actors::{
     ids::{SessionId, UserId},
-    session::Role,
+    session::{Claims, InvalidToken, Role},
 };
 use std::{
     future::{Ready, ready},
@@ -48,6 +48,18 @@ pub struct Support(pub User);
 #[derive(Clone, Copy, Debug)]
 pub struct Caller(pub UserId);
 
+/// Left in the request, so that limit and handler verify its token once.
+struct Verified {
+    token: String,
+    claims: Result<Claims, InvalidToken>,
+}
+
+impl Verified {
+    fn says_of(&self, token: &str) -> Option<Result<Claims, InvalidToken>> {
+        (self.token == token).then_some(self.claims)
+    }
+}
+
 impl State {
     /// The state of the service that handles `request`.
     ///
@@ -62,7 +74,11 @@ impl State {
 }
 
 impl User {
-    fn of(request: &HttpRequest) -> Result<Self, ApiError> {
+    /// Whoever shows a token in the header for it.
+    ///
+    /// # Errors
+    /// 401 where there is none, or it is not one of ours.
+    pub fn of(request: &HttpRequest) -> Result<Self, ApiError> {
         let mut headers = request.headers().get_all(AUTHORIZATION);
         let header = headers.next().ok_or_else(|| ApiError::unauthenticated(CHALLENGE))?;
         let invalid = || ApiError::unauthenticated(CHALLENGE_INVALID);
@@ -82,10 +98,16 @@ impl User {
     /// # Errors
     /// 401 where the token is not one of ours.
     pub fn of_token(request: &HttpRequest, token: &str) -> Result<Self, ApiError> {
-        let claims = State::of(request)?
-            .tokens
-            .verify(token)
-            .map_err(|_| ApiError::unauthenticated(CHALLENGE_INVALID))?;
+        let known = request.extensions().get::<Verified>().and_then(|verified| verified.says_of(token));
+        let claims = match known {
+            Some(claims) => claims,
+            None => {
+                let claims = State::of(request)?.tokens.verify(token);
+                request.extensions_mut().insert(Verified { token: token.to_owned(), claims });
+                claims
+            }
+        };
+        let claims = claims.map_err(|_| ApiError::unauthenticated(CHALLENGE_INVALID))?;
         request.extensions_mut().insert(Caller(claims.user));
         Ok(Self {
             id: claims.user,
