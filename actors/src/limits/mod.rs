@@ -6,7 +6,7 @@
 //!
 //! **Without Redis** each limit says what holds ([`WithoutRedis`]): the process counts in a map of its own
 //! ([`Buckets`]), or nothing passes. Once Redis has failed, what can be counted here does not wait for it any more;
-//! every [`ASK_AGAIN`] one question beside the requests finds out whether it is back. The buckets of the process
+//! every half second one question beside the requests finds out whether it is back. The buckets of the process
 //! begin full and are forgotten when it is.
 //!
 //! Whoever turns requests away for another reason has charged them all the same: a limit is about asking.

@@ -15,7 +15,7 @@ pub struct RedisBuckets {
 pub struct Decided {
     /// When, by its clock.
     pub at_us: u64,
-    /// What; `None` where there was nothing to charge.
+    /// What.
     pub verdict: Option<Verdict>,
 }
 
@@ -26,7 +26,8 @@ impl RedisBuckets {
         Self { redis, script: Script::new(include_str!("charge.lua")) }
     }
 
-    /// Charges one request to all of `charges`, each of another subject or limit, or to none.
+    /// Charges one request to all of `charges`, of which there is one at least and each is of another subject or limit,
+    /// or to none.
     ///
     /// # Errors
     /// When Redis does not answer as it should; whether it has charged is not known then.

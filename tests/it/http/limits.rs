@@ -5,6 +5,7 @@
 
 use crate::support::{Client, Reply, Service, Socket, TestApp, eventually, new_phone};
 use futures_util::future::join_all;
+use greenroom::dev::servers::send_signal;
 use reqwest::Method;
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -319,4 +320,30 @@ async fn without_redis_each_replica_counts_alone_and_nobody_guesses() {
     user.get(ME).await;
     let counted = keys(&app).await;
     assert!(counted.iter().any(|key| key.ends_with(&format!("user:{}", user.id))), "{counted:?}");
+}
+
+#[actix_web::test]
+async fn a_redis_that_is_silent_is_as_good_as_none() {
+    let app = TestApp::builder()
+        .own_redis()
+        .env(GENERAL, 6)
+        .env(SIGN_IN, 30)
+        .env("GREENROOM__REDIS__RESPONSE_TIMEOUT_MS", 200)
+        .start()
+        .await;
+    let user = app.register_user().await;
+    let redis = app.redis.with(|redis| redis.pid().unwrap()).await;
+    send_signal(redis, "STOP");
+    let began = Instant::now();
+    let replies = join_all((0..20).map(|_| user.get(ME))).await;
+    let (passed, most) = (passed(&replies), at_most(6, began));
+    assert!((6..=most).contains(&passed), "{passed} of at most {most}");
+    let refused = guess(&app.client(), LOGIN, "").await;
+    assert_eq!((refused.status, refused.code()), (503, "UNAVAILABLE"), "{refused:#?}");
+    send_signal(redis, "CONT");
+    eventually("sign-in is looked at again", async || {
+        // refused for its body, or by the general limit of its address, which is counted in Redis
+        ([400, 429].contains(&guess(&app.client(), LOGIN, "").await.status)).then_some(())
+    })
+    .await;
 }
