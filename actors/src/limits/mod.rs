@@ -9,7 +9,7 @@
 //! every half second one question beside the requests finds out whether it is back. The buckets of the process
 //! begin full and are forgotten when it is.
 //!
-//! Whoever turns requests away for another reason has charged them all the same: a limit is about asking.
+//! A request that is refused for another reason afterwards has been charged all the same: a limit is about asking.
 
 mod state;
 mod store;
