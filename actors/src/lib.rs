@@ -30,6 +30,7 @@ pub mod health;
 pub mod idempotency;
 pub mod ids;
 pub mod inspection;
+pub mod limits;
 pub mod object_store;
 pub mod pipeline;
 pub mod quota;

@@ -14,7 +14,10 @@ pub use connections::{database, redis_settings};
 
 use crate::{
     config::{self, Settings},
-    http::{self, HttpSettings, State, UploadSettings, idempotency::InProgress, metrics::Metrics},
+    http::{
+        self, HttpSettings, State, UploadSettings, client_address::TrustedProxies, idempotency::InProgress,
+        limits::RequestLimits, metrics::Metrics,
+    },
     migrations,
     ws::Live,
 };
@@ -24,6 +27,7 @@ use anyhow::Context;
 use gateways::{Outside, SessionKeys};
 use greenroom_actors::{
     health::Health,
+    limits::Limiter,
     quota::{QuotaHandle, QuotaSettings},
     records::{
         audit_log::AuditLog, pipelines::Pipelines, plans::Plans, security_log::SecurityLog, users::Users,
@@ -126,6 +130,7 @@ pub async fn run(settings: Settings, listening: impl FnOnce(Addresses)) -> anyho
         objects: outside.objects,
         providers: outside.providers,
         tokens: Arc::new(access_tokens(&settings.auth)?),
+        limiter: Limiter::new(redis.clone()),
         session,
         quota,
         pipeline,
@@ -212,9 +217,15 @@ fn stream_settings(settings: &config::Ws) -> StreamSettings {
 }
 
 fn http_settings(settings: &Settings, replica: String) -> HttpSettings {
+    let server = settings.server.clone();
     HttpSettings {
         replica,
         refresh_ttl_s: settings.auth.refresh_ttl_s,
+        request_limits: RequestLimits {
+            per_minute: settings.limits.requests_per_minute,
+            sign_in_per_minute: settings.limits.sign_in_per_address_per_minute,
+        },
+        trusted_proxies: TrustedProxies::new(move |peer| server.trusts(peer)),
         body_limit_bytes: settings.server.body_limit_bytes,
         https: settings.server.public_url.as_ref().is_some_and(|url| url.scheme() == "https"),
         cors_origins: settings.server.cors_origins.clone(),

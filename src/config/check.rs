@@ -74,6 +74,9 @@ impl Settings {
         range("storage.max_upload_bytes", self.storage.max_upload_bytes, 1..=5 * GIB);
         range("storage.upload_ttl_s", self.storage.upload_ttl_s, 10..=86_400);
         range("storage.link_ttl_s", self.storage.link_ttl_s, 10..=86_400);
+        range("limits.requests_per_minute", self.limits.requests_per_minute.into(), 0..=1_000_000);
+        let sign_in = self.limits.sign_in_per_address_per_minute;
+        range("limits.sign_in_per_address_per_minute", sign_in.into(), 0..=100_000);
         range("ws.max_per_user", size(self.ws.max_per_user), 0..=10_000);
         range("ws.queue_events", size(self.ws.queue_events), 16..=100_000);
         range("ws.history_events", size(self.ws.history_events), 0..=1_000_000);

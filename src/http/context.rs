@@ -1,6 +1,7 @@
 //! What surrounds every request: its id, its log line and figures, panics, problems, security headers.
 
 use super::{
+    client_address::ClientAddress,
     error::{ApiError, ErrorCode, PROBLEM_JSON},
     extract::{Caller, RequestId},
     language::Language,
@@ -29,7 +30,7 @@ struct Facts {
     id: String,
     method: Method,
     path: String,
-    peer: Option<String>,
+    client: ClientAddress,
     language: Language,
     https: bool,
     started: Instant,
@@ -64,7 +65,7 @@ impl Facts {
             id: request_id(headers),
             method: request.method().clone(),
             path: request.path().to_owned(),
-            peer: request.peer_addr().map(|peer| peer.ip().to_string()),
+            client: ClientAddress::of(request.request()),
             language: Language::of(headers),
             https: request.app_data::<web::Data<State>>().is_some_and(|state| state.settings.https),
             started: Instant::now(),
@@ -169,7 +170,7 @@ impl Facts {
                     status = status.as_u16(),
                     duration_ms,
                     user = caller.map(tracing::field::display),
-                    peer = self.peer.as_deref(),
+                    peer = %self.client.0,
                     "request"
                 )
             };

@@ -4,6 +4,7 @@
 //! learns from a stranger's request whether an id exists. The token alone decides; no store is read.
 
 use super::{
+    client_address::ClientAddress,
     error::{ApiError, ErrorCode},
     state::State,
 };
@@ -16,7 +17,7 @@ use actix_web::{
 use chrono::{DateTime, Utc};
 use greenroom_actors::{
     ids::{SessionId, UserId},
-    session::{Origin, Role},
+    session::{Claims, InvalidToken, Origin, Role},
 };
 use std::{
     future::{Ready, ready},
@@ -65,14 +66,26 @@ impl FromRequest for ClientOrigin {
             text.chars().filter(|letter| !letter.is_control()).take(USER_AGENT_MAX).collect()
         };
         let user_agent = request.headers().get(USER_AGENT).and_then(|value| value.to_str().ok());
-        let address = request.peer_addr().map(|peer| peer.ip());
-        ready(Ok(Self(Origin { address, user_agent: user_agent.map(printable) })))
+        let address = ClientAddress::of(request).0;
+        ready(Ok(Self(Origin { address: Some(address), user_agent: user_agent.map(printable) })))
     }
 }
 
 /// Left in the request for its log line.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller(pub UserId);
+
+/// Left in the request, so that limit and handler verify its token once.
+struct Verified {
+    token: String,
+    claims: Result<Claims, InvalidToken>,
+}
+
+impl Verified {
+    fn says_of(&self, token: &str) -> Option<Result<Claims, InvalidToken>> {
+        (self.token == token).then_some(self.claims)
+    }
+}
 
 impl State {
     /// The state of the service that handles `request`.
@@ -88,7 +101,11 @@ impl State {
 }
 
 impl User {
-    fn of(request: &HttpRequest) -> Result<Self, ApiError> {
+    /// Whoever shows a token in the header for it.
+    ///
+    /// # Errors
+    /// 401 where there is none, or it is not one of ours.
+    pub fn of(request: &HttpRequest) -> Result<Self, ApiError> {
         let mut headers = request.headers().get_all(AUTHORIZATION);
         let header = headers.next().ok_or_else(|| ApiError::unauthenticated(CHALLENGE))?;
         let invalid = || ApiError::unauthenticated(CHALLENGE_INVALID);
@@ -108,10 +125,16 @@ impl User {
     /// # Errors
     /// 401 where the token is not one of ours.
     pub fn of_token(request: &HttpRequest, token: &str) -> Result<Self, ApiError> {
-        let claims = State::of(request)?
-            .tokens
-            .verify(token)
-            .map_err(|_| ApiError::unauthenticated(CHALLENGE_INVALID))?;
+        let known = request.extensions().get::<Verified>().and_then(|verified| verified.says_of(token));
+        let claims = match known {
+            Some(claims) => claims,
+            None => {
+                let claims = State::of(request)?.tokens.verify(token);
+                request.extensions_mut().insert(Verified { token: token.to_owned(), claims });
+                claims
+            }
+        };
+        let claims = claims.map_err(|_| ApiError::unauthenticated(CHALLENGE_INVALID))?;
         request.extensions_mut().insert(Caller(claims.user));
         Ok(Self {
             id: claims.user,

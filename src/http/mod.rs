@@ -8,6 +8,7 @@
 
 mod admin;
 mod auth;
+pub mod client_address;
 pub mod context;
 pub mod error;
 mod errors;
@@ -19,6 +20,7 @@ mod health;
 pub mod idempotency;
 pub mod json;
 pub mod language;
+pub mod limits;
 pub mod metrics;
 mod objects;
 mod openapi;

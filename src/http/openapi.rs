@@ -1,7 +1,10 @@
 //! The contract, generated from the routes: `/openapi.json`, the page that shows it, and which methods an
 //! address has.
 
-use super::error::{Problem, ProblemField};
+use super::{
+    error::{Problem, ProblemField},
+    limits::is_limited,
+};
 use actix_web::{
     App, HttpRequest, HttpResponse, Responder,
     dev::ResourceDef,
@@ -48,10 +51,14 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
         .get_or_insert_default()
         .security_schemes
         .insert("bearer".to_owned(), RefOr::T(SecurityScheme::Http(bearer)));
-    for item in document.paths.paths.values_mut() {
+    for (path, item) in &mut document.paths.paths {
         let parameters = item.parameters.is_some();
         for (_, operation) in operations(item) {
             describe_refusals(operation, parameters);
+            if is_limited(path) {
+                describe_limit(operation);
+            }
+            describe_headers(operation);
         }
     }
     document
@@ -96,6 +103,26 @@ fn describe_refusals(operation: &mut Operation, item_has_parameters: bool) {
             .entry(status.to_owned())
             .or_insert_with(|| RefOr::T(ResponseBuilder::new().description(description).build()));
     }
+}
+
+/// Adds how a caller is told of the limit.
+fn describe_limit(operation: &mut Operation) {
+    let refused =
+        || RefOr::T(ResponseBuilder::new().description("`RATE_LIMITED`: too many requests.").build());
+    operation.responses.responses.entry("429".to_owned()).or_insert_with(refused);
+    for response in operation.responses.responses.values_mut() {
+        let RefOr::T(response) = response else { continue };
+        for (name, description) in [
+            ("RateLimit-Limit", "Requests a minute."),
+            ("RateLimit-Remaining", "How many more are taken now."),
+            ("RateLimit-Reset", "Seconds until as many as the limit are taken."),
+        ] {
+            response.headers.insert(name.to_owned(), header(u64::schema(), description));
+        }
+    }
+}
+
+fn describe_headers(operation: &mut Operation) {
     for (status, response) in &mut operation.responses.responses {
         let RefOr::T(response) = response else { continue };
         response

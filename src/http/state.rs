@@ -1,9 +1,10 @@
 //! What handlers hold: handles of actors, record stores, and the few settings that requests depend on.
 
-use super::idempotency::InProgress;
+use super::{client_address::TrustedProxies, idempotency::InProgress, limits::RequestLimits};
 use crate::ws::Live;
 use greenroom_actors::{
     health::Health,
+    limits::Limiter,
     object_store::LinkedObjects,
     pipeline::PipelineHandle,
     quota::QuotaHandle,
@@ -21,6 +22,8 @@ use std::{sync::Arc, time::Duration};
 pub struct State {
     /// Verifies access tokens.
     pub tokens: Arc<AccessTokens>,
+    /// Counts requests.
+    pub limiter: Limiter,
     /// Signs people up, in and out.
     pub session: SessionHandle,
     /// The ledger.
@@ -64,6 +67,10 @@ pub struct HttpSettings {
     pub replica: String,
     /// Age of a refresh token, seconds.
     pub refresh_ttl_s: u32,
+    /// How often anybody may ask.
+    pub request_limits: RequestLimits,
+    /// Who may say where a request comes from.
+    pub trusted_proxies: TrustedProxies,
     /// Largest JSON body, bytes.
     pub body_limit_bytes: usize,
     /// Whether clients reach us over https, so that browsers may be told to insist on it.

@@ -116,7 +116,8 @@ pub(crate) async fn connect(
         .map_err(|_| ApiError::new(ErrorCode::BadRequest))
 }
 
-fn bearer_protocol(request: &HttpRequest) -> Option<String> {
+/// The access token in `Sec-WebSocket-Protocol`, where there is one.
+pub(crate) fn bearer_protocol(request: &HttpRequest) -> Option<String> {
     let headers = request.headers().get_all(SEC_WEBSOCKET_PROTOCOL);
     let mut protocols = headers.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
     protocols.find_map(|protocol| protocol.trim().strip_prefix(BEARER).map(str::to_owned))

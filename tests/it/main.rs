@@ -12,6 +12,7 @@ mod cli;
 mod gateways;
 mod http;
 mod import_walls;
+mod limits;
 mod outages;
 mod pipeline;
 mod pool;

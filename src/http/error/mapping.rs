@@ -1,12 +1,13 @@
 //! What the rooms below say, turned into problems: the only such place.
 
 use super::{ApiError, ErrorCode, FieldError};
-use crate::http::language::Text;
+use crate::http::{language::Text, limits};
 use actix_web::http::StatusCode;
 use greenroom_actors::{
     ask::AskError,
     causes,
     database::DatabaseError,
+    limits::LimitError,
     object_store::{LinkError, ObjectStoreError},
     pipeline::{Fault, PipelineError},
     quota::QuotaError,
@@ -377,6 +378,21 @@ impl From<SessionError> for ApiError {
                 Self::new(ErrorCode::Internal)
             }
             SessionError::Ask(error) => error.into(),
+        }
+    }
+}
+
+impl From<LimitError> for ApiError {
+    fn from(error: LimitError) -> Self {
+        match error {
+            LimitError::Exceeded(standing) => {
+                let refused = Self::new(ErrorCode::RateLimited).with_retry_after(standing.retry_after_s());
+                limits::headers_of(&standing)
+                    .into_iter()
+                    .fold(refused, |refused, (name, value)| refused.with_header(name, value))
+            }
+            // the limiter has logged it, once for all
+            LimitError::Unavailable => Self::unavailable(),
         }
     }
 }

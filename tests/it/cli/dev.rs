@@ -114,6 +114,7 @@ async fn it_starts_from_nothing_survives_a_kill_and_ends_in_order() {
     }
     assert_eq!(told["pid"], dev.child.id());
     assert!(told["env"].is_object() && told["sandbox"].is_object());
+    assert_eq!(told["env"]["GREENROOM__LIMITS__SIGN_IN_PER_ADDRESS_PER_MINUTE"], "0");
     for account in told["accounts"].as_array().unwrap() {
         let password = account["password"].as_str().unwrap();
         assert!(!dev.log().contains(password), "a demo password is in the log");

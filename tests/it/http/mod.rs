@@ -4,6 +4,7 @@ mod bad_requests;
 mod contract;
 mod definitions;
 mod identity;
+mod limits;
 mod platform;
 mod quota;
 mod sessions;
