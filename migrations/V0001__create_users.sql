@@ -17,6 +17,8 @@ create table users (
     referrer_id           uuid references users (id),
     banned_at             timestamptz,
     deleted_at            timestamptz,
+    -- when nothing was left of a deleted account but its ledger
+    erased_at             timestamptz,
     membership_plan_id    uuid,
     membership_expires_at timestamptz,
     -- what can be spent, and what running tasks hold; changed only under this row's lock
@@ -29,4 +31,5 @@ create table users (
     updated_at            timestamptz not null default clock_timestamp()
 ) with (fillfactor = 80); -- counters change often: leave room for updates within the page
 
+create index users_to_erase on users (deleted_at) where deleted_at is not null and erased_at is null;
 create index users_of_referrer on users (referrer_id) where referrer_id is not null;

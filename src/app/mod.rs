@@ -123,7 +123,12 @@ pub async fn run(settings: Settings, listening: impl FnOnce(Addresses)) -> anyho
     let upkeep = UpkeepHandle::start(
         &supervisor,
         &handles[0],
-        UpkeepParts { database: database.clone(), quota: quota.clone(), files: outside.files.clone() },
+        UpkeepParts {
+            database: database.clone(),
+            quota: quota.clone(),
+            files: outside.files.clone(),
+            pipeline: pipeline.clone(),
+        },
     );
     let state = web::Data::new(State {
         files: outside.files,

@@ -4,17 +4,16 @@ use super::{
     error::{ApiError, ErrorCode, asked_twice},
     extract::{ClientOrigin, User},
     json::{OptionalJson, ValidJson},
-    language::Text,
     state::State,
-    users::UserView,
+    users::{UserView, proof},
 };
 use actix_web::{HttpResponse, http::StatusCode, post, web};
 use greenroom_actors::{
     clock::{Clock, SystemClock},
     ids::SessionId,
     session::{
-        NewIds, Proof, Referral, Refresh, Register, ResetPassword, Scene, SendCode, SessionError,
-        SessionOpened, SignIn, SignInByWechat, SignOut,
+        NewIds, Referral, Refresh, Register, ResetPassword, Scene, SendCode, SessionError, SessionOpened,
+        SignIn, SignInByWechat, SignOut,
     },
 };
 use secrecy::{ExposeSecret, SecretString};
@@ -239,16 +238,7 @@ pub(super) async fn login(
     request: ValidJson<Login>,
 ) -> Result<HttpResponse, ApiError> {
     let Login { phone, password, code } = request.body;
-    let proof = match (password, code) {
-        (Some(password), None) => Proof::Password(password),
-        (None, Some(code)) => Proof::Code(code),
-        (password, _) => {
-            let path = if password.is_some() { "/code" } else { "/password" };
-            let message =
-                Text::new("password 和 code 须二选一。", "Either a password or a code is expected.");
-            return Err(ApiError::at(ErrorCode::BadRequest, path, message));
-        }
-    };
+    let proof = proof(password, code)?;
     let command = SignIn { ids: NewIds::new(), phone, proof, origin: origin.0 };
     let opened = asked_twice(|| state.session.sign_in(command.clone())).await?;
     tokens(&state, opened, StatusCode::OK).await

@@ -77,6 +77,7 @@ fn routes(config: &mut ServiceConfig) {
             .service(sessions::set_password)
             .service(users::get_me)
             .service(users::patch_me)
+            .service(users::delete_me)
             .service(users::get_invite)
             .service(sessions::change_phone)
             .service(sessions::bind_wechat)

@@ -2,18 +2,19 @@
 
 use super::{
     error::{ApiError, ErrorCode, FieldError},
-    extract::User,
+    extract::{ClientOrigin, User},
     json::ValidJson,
     language::Text,
     state::State,
 };
-use actix_web::{HttpResponse, get, patch, web};
+use actix_web::{HttpResponse, delete, get, patch, web};
 use chrono::{DateTime, Utc};
 use greenroom_actors::{
-    ids::FileId,
+    ids::{FileId, SessionId},
     records::users::{Gender, ProfileChange, UserRecord},
-    session::{Role, mask_phone},
+    session::{DeleteAccount, Proof, Role, SessionError, mask_phone},
 };
+use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, Serialize};
 use url::Url;
 use utoipa::ToSchema;
@@ -154,6 +155,64 @@ pub(super) async fn patch_me(
     }
     let record = state.users.change_profile(user.id, &change).await?.ok_or_else(gone)?;
     Ok(HttpResponse::Ok().json(UserView::from(&record)))
+}
+
+/// That the account is one's own.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Deletion {
+    #[schema(value_type = Option<String>, format = Password)]
+    password: Option<SecretString>,
+    /// Sent to the phone for the scene `login`.
+    #[schema(value_type = Option<String>, example = "123456")]
+    code: Option<SecretString>,
+}
+
+/// Deletes the account: its sessions, bindings, profile and files; running tasks are cancelled, the ledger is kept.
+#[utoipa::path(
+    tag = "users",
+    security(("bearer" = [])),
+    request_body = Deletion,
+    responses(
+        (status = 204, description = "Deleted."),
+        (status = 422, description = "`PASSWORD_WRONG` at `/password`, `CODE_INVALID` at `/code`"),
+        (status = 429, description = "`LOGIN_LOCKED` after five wrong passwords"),
+    )
+)]
+#[delete("/users/me")]
+pub(super) async fn delete_me(
+    user: User,
+    origin: ClientOrigin,
+    state: web::Data<State>,
+    request: ValidJson<Deletion>,
+) -> Result<HttpResponse, ApiError> {
+    let Deletion { password, code } = request.body;
+    let proof = proof(password, code)?;
+    let command = DeleteAccount { id: SessionId::new(), user: user.id, proof, origin: origin.0 };
+    // not asked twice: the account would not be found the second time
+    state.session.delete_account(command).await.map_err(|error| match error {
+        SessionError::PasswordWrong => {
+            ApiError::at(ErrorCode::PasswordWrong, "/password", ErrorCode::PasswordWrong.meaning())
+        }
+        SessionError::NotFound => gone(),
+        error => error.into(),
+    })?;
+    state.upkeep.erase(user.id).await;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// The one of both that is there.
+pub(super) fn proof(password: Option<SecretString>, code: Option<SecretString>) -> Result<Proof, ApiError> {
+    match (password, code) {
+        (Some(password), None) => Ok(Proof::Password(password)),
+        (None, Some(code)) => Ok(Proof::Code(code)),
+        (password, _) => {
+            let path = if password.is_some() { "/code" } else { "/password" };
+            let message =
+                Text::new("password 和 code 须二选一。", "Either a password or a code is expected.");
+            Err(ApiError::at(ErrorCode::BadRequest, path, message))
+        }
+    }
 }
 
 /// The user's invite code, and how many came by it.

@@ -1,15 +1,20 @@
 //! The timetable on a real PostgreSQL: what is due is done, by one replica, and what is not is let alone.
 
 use crate::support::{TestApp, eventually, servers};
-use greenroom::gateways::object_store::LocalObjectStore;
+use greenroom::{
+    gateways::object_store::LocalObjectStore,
+    sealing::{CredentialSealer, MasterKey},
+};
 use greenroom_actors::{
     audit::audit,
     clock::SystemClock,
     database::{Database, PoolSettings},
     ids::UserId,
     object_store::ObjectStore,
+    pipeline::{EngineSettings, PipelineHandle, PipelineParts, PipelineSettings, provider::ProviderKinds},
     quota::{AuditEntry, Grant, GrantKind, QuotaHandle, QuotaSettings},
-    records::files::Files,
+    records::{files::Files, pipelines::Pipelines, providers::Providers},
+    signals::Signals,
     stream::StreamHandle,
     supervisor::{RestartPolicy, Supervisor},
     upkeep::{JobRecord, RunNow, UpkeepError, UpkeepHandle, UpkeepParts},
@@ -29,6 +34,43 @@ struct Ground {
     store: Arc<dyn ObjectStore>,
     dir: PathBuf,
     upkeep: UpkeepHandle,
+}
+
+/// Tasks, of which none is started here.
+fn pipeline(
+    supervisor: &Supervisor,
+    arbiter: &actix::ArbiterHandle,
+    database: &Database,
+    quota: &QuotaHandle,
+    stream: StreamHandle,
+    files: &Files,
+) -> PipelineHandle {
+    let kinds = ProviderKinds::new(Vec::new());
+    let key = MasterKey::from_base64(&greenroom::dev::random_key().into()).unwrap();
+    let sealer = Arc::new(CredentialSealer::new(&key).unwrap());
+    let signals = Signals::new();
+    let parts = PipelineParts {
+        database: database.clone(),
+        quota: quota.clone(),
+        stream,
+        signals: signals.clone(),
+        pipelines: Pipelines::new(database.clone()),
+        providers: Providers::new(database.clone(), kinds.clone(), sealer, signals),
+        kinds,
+        files: files.clone(),
+        store: Arc::clone(files.store()),
+    };
+    let engine = EngineSettings {
+        label: "test".to_owned(),
+        max_concurrency: 1,
+        lease: Duration::from_secs(15),
+        queue_ttl: Duration::from_secs(60),
+        running_per_user: 0,
+        local_calls: 1,
+        inline_bytes: 1 << 20,
+        drain: Duration::from_secs(5),
+    };
+    PipelineHandle::start(supervisor, arbiter, parts, PipelineSettings { engine, queued_total: 0 })
 }
 
 impl Ground {
@@ -65,7 +107,8 @@ impl Ground {
             LocalObjectStore::open(dir.clone(), public_url, &[7; 32], Arc::new(SystemClock)).unwrap(),
         );
         let files = Files::new(database.clone(), Arc::clone(&store));
-        let parts = UpkeepParts { database: database.clone(), quota: quota.clone(), files };
+        let pipeline = pipeline(&supervisor, &arbiter, &database, &quota, stream, &files);
+        let parts = UpkeepParts { database: database.clone(), quota: quota.clone(), files, pipeline };
         let upkeep = UpkeepHandle::start(&supervisor, &arbiter, parts);
         let sql = servers::connect(&url).await;
         Self { sql, database, quota, store, dir, upkeep }
@@ -197,7 +240,7 @@ async fn uploads_that_never_came_are_removed() {
 async fn a_job_is_run_when_it_is_due_and_dated_anew() {
     let ground = Ground::start().await;
     eventually("the timetable is there", async || {
-        (ground.upkeep.jobs().await.unwrap().len() == 6).then_some(())
+        (ground.upkeep.jobs().await.unwrap().len() == 10).then_some(())
     })
     .await;
     let future = "select count(*) from jobs where next_run_at > clock_timestamp()";
@@ -209,7 +252,7 @@ async fn a_job_is_run_when_it_is_due_and_dated_anew() {
         jobs.into_iter().find(|job| job.name == "delete-final-events" && job.last_finished_at.is_some())
     })
     .await;
-    assert_eq!(ground.count(future).await, 6);
+    assert_eq!(ground.count(future).await, 10);
 }
 
 #[actix_web::test]
@@ -232,7 +275,7 @@ async fn admins_see_the_timetable_and_run_a_job() {
     assert_eq!(user.get("/api/v1/admin/jobs").await.status, 403);
     let jobs = eventually("the timetable is there", async || {
         let jobs = admin.get("/api/v1/admin/jobs").await.expect(200);
-        jobs["items"].as_array().filter(|items| items.len() == 6).cloned()
+        jobs["items"].as_array().filter(|items| items.len() == 10).cloned()
     })
     .await;
     assert_eq!(jobs[0]["name"], "delete-final-events");

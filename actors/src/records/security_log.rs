@@ -51,6 +51,8 @@ pub enum SecurityEvent {
     Banned,
     /// An admin lifted the ban.
     Unbanned,
+    /// The account was deleted.
+    AccountDeleted,
 }
 
 impl SecurityEvent {
@@ -73,6 +75,7 @@ impl SecurityEvent {
             Self::RoleChanged => "role_changed",
             Self::Banned => "banned",
             Self::Unbanned => "unbanned",
+            Self::AccountDeleted => "account_deleted",
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The glue to actix: each command becomes a future of the actor, as many at once as the mailbox holds.
 
 use super::{
-    BindWechat, ChangePhone, CloseSession, OpenedSession, Refresh, RefreshKey, Register, ResetPassword,
-    SendCode, SessionError, SessionOpened, SetPassword, SignIn, SignInByWechat, SignOut, SmsSender,
-    WechatLogin, codes::Codes, devices::Devices, passwords::Passwords, throttle::Throttle, tools::Tools,
+    BindWechat, ChangePhone, CloseSession, DeleteAccount, OpenedSession, Refresh, RefreshKey, Register,
+    ResetPassword, SendCode, SessionError, SessionOpened, SetPassword, SignIn, SignInByWechat, SignOut,
+    SmsSender, WechatLogin, codes::Codes, devices::Devices, passwords::Passwords, throttle::Throttle,
+    tools::Tools,
 };
 use crate::{
     ask::{Ask, Mailbox, Reply},
@@ -63,6 +64,7 @@ commands! {
     ResetPassword => (): reset_password,
     ChangePhone => (): change_phone,
     BindWechat => (): bind_wechat,
+    DeleteAccount => (): delete_account,
 }
 
 impl Command for ListSessions {
@@ -292,6 +294,14 @@ impl SessionHandle {
     /// # Errors
     /// See [`SessionError`].
     pub async fn change_phone(&self, command: ChangePhone) -> Result<(), SessionError> {
+        self.ask(command).await
+    }
+
+    /// Deletes an account and closes its sessions. What it has beside its identity is upkeep's to remove.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn delete_account(&self, command: DeleteAccount) -> Result<(), SessionError> {
         self.ask(command).await
     }
 

@@ -1,7 +1,7 @@
 //! What somebody signs in with: set, replaced, bound.
 
 use super::{
-    BindWechat, ChangePhone, ResetPassword, Scene, SessionError, SetPassword,
+    BindWechat, ChangePhone, DeleteAccount, Proof, ResetPassword, Scene, SessionError, SetPassword,
     state::{Phone, check_password, mask_phone},
     store,
     tools::Tools,
@@ -10,7 +10,7 @@ use crate::{
     records::security_log::{NewEntry, SecurityEvent},
     signals::Signal,
 };
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 
 impl Tools {
@@ -18,21 +18,8 @@ impl Tools {
         let SetPassword { user, session, old, new, origin } = command;
         check_password(new.expose_secret())?;
         let identity = store::identity_of_user(&self.database, user).await?.ok_or(SessionError::NotFound)?;
-        if let Some(hash) = &identity.password_hash {
-            let old = old.ok_or(SessionError::PasswordWrong)?;
-            // guesses of somebody who holds a stolen token count like those at the door
-            let guess = self.throttle.begin(&self.throttled(&identity)).await?;
-            match self.passwords.verify(old, Some(hash.clone())).await {
-                Ok(true) => self.throttle.succeeded(guess).await,
-                Ok(false) => {
-                    self.throttle.failed(guess).await?;
-                    return Err(SessionError::PasswordWrong);
-                }
-                Err(error) => {
-                    self.throttle.abandoned(guess).await;
-                    return Err(error);
-                }
-            }
+        if identity.password_hash.is_some() {
+            self.must_be_password_of(&identity, old.ok_or(SessionError::PasswordWrong)?).await?;
         }
         let hash = self.passwords.hash(new).await?;
         // where Redis is away nothing is done
@@ -48,6 +35,29 @@ impl Tools {
             tracing::warn!(error = %crate::causes(&error), "the session that set a password does not go on");
         }
         Ok(())
+    }
+
+    /// Guesses of somebody who holds a stolen token count like those at the door.
+    async fn must_be_password_of(
+        &self,
+        identity: &store::Identity,
+        password: SecretString,
+    ) -> Result<(), SessionError> {
+        let guess = self.throttle.begin(&self.throttled(identity)).await?;
+        match self.passwords.verify(password, identity.password_hash.clone()).await {
+            Ok(true) => {
+                self.throttle.succeeded(guess).await;
+                Ok(())
+            }
+            Ok(false) => {
+                self.throttle.failed(guess).await?;
+                Err(SessionError::PasswordWrong)
+            }
+            Err(error) => {
+                self.throttle.abandoned(guess).await;
+                Err(error)
+            }
+        }
     }
 
     fn throttled(&self, identity: &store::Identity) -> String {
@@ -87,6 +97,27 @@ impl Tools {
             Err(error) if error.constraint() == Some("users_phone_key") => Err(SessionError::PhoneTaken),
             Err(error) => Err(error.into()),
         }
+    }
+
+    pub(super) async fn delete_account(&self, command: DeleteAccount) -> Result<(), SessionError> {
+        let DeleteAccount { id, user, proof, origin } = command;
+        let identity = store::identity_of_user(&self.database, user).await?.ok_or(SessionError::NotFound)?;
+        match proof {
+            Proof::Password(password) => self.must_be_password_of(&identity, password).await?,
+            Proof::Code(code) => {
+                let phone = identity.phone.as_deref().ok_or(SessionError::CodeInvalid)?;
+                if !self.codes.consume(&Phone::parse(phone)?, Scene::Login, &code, id.0).await? {
+                    return Err(SessionError::CodeInvalid);
+                }
+            }
+        }
+        let entry = NewEntry::of(user, SecurityEvent::AccountDeleted, &origin);
+        store::delete_account(&self.database, user, &entry).await?;
+        if let Err(error) = self.forget_all(user).await {
+            // it is done, and PostgreSQL lets none of its sessions go on
+            tracing::warn!(error = %crate::causes(&error), "sessions of a deleted account are not forgotten");
+        }
+        Ok(())
     }
 
     pub(super) async fn bind_wechat(&self, command: BindWechat) -> Result<(), SessionError> {

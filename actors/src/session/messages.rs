@@ -258,6 +258,19 @@ pub struct BindWechat {
     pub origin: Origin,
 }
 
+/// Delete an account: what signs in to it and what it says of somebody. Its ledger is kept.
+#[derive(Clone, Debug)]
+pub struct DeleteAccount {
+    /// Recognises the same command again.
+    pub id: SessionId,
+    /// Whose.
+    pub user: UserId,
+    /// That it is theirs; a code is one of [`Scene::Login`].
+    pub proof: Proof,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
 /// A session was opened or goes on.
 #[derive(Clone, Debug)]
 pub struct SessionOpened {

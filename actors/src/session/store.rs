@@ -364,6 +364,18 @@ pub(super) async fn set_phone(
     change(database, user, "phone = $2", "true", &[&phone.digits()], entry).await
 }
 
+/// Deletes an account: nobody can sign in to it, and it says nothing of anybody.
+pub(super) async fn delete_account(
+    database: &Database,
+    user: UserId,
+    entry: &NewEntry<'_>,
+) -> Result<Option<i64>, DatabaseError> {
+    let set = "deleted_at = clock_timestamp(), session_generation = session_generation + 1, phone = null,
+         password_hash = null, wechat_openid = null, wechat_unionid = null, wechat_session_key = null,
+         nickname = '', avatar = null, gender = 'unknown'";
+    change(database, user, set, "true", &[], entry).await
+}
+
 /// Changes a user's row where `condition` holds, and writes down that it was done.
 async fn change(
     database: &Database,

@@ -2,6 +2,7 @@
 
 use super::{
     actor::UpkeepActor,
+    erasure,
     jobs::Tools,
     messages::{JobRecord, RunNow, UpkeepError},
     state::Job,
@@ -10,6 +11,8 @@ use super::{
 use crate::{
     ask::{AskError, Mailbox},
     database::Database,
+    ids::UserId,
+    pipeline::PipelineHandle,
     quota::QuotaHandle,
     records::files::Files,
     supervisor::{ChildSpec, Supervisor},
@@ -30,6 +33,8 @@ pub struct UpkeepParts {
     pub quota: QuotaHandle,
     /// The users' files.
     pub files: Files,
+    /// Their tasks.
+    pub pipeline: PipelineHandle,
 }
 
 /// The way to upkeep. Clones lead to the same actor.
@@ -37,6 +42,7 @@ pub struct UpkeepParts {
 pub struct UpkeepHandle {
     mailbox: Mailbox<UpkeepActor>,
     database: Database,
+    tools: Tools,
 }
 
 impl UpkeepHandle {
@@ -44,10 +50,19 @@ impl UpkeepHandle {
     #[must_use]
     pub fn start(supervisor: &Supervisor, arbiter: &ArbiterHandle, parts: UpkeepParts) -> Self {
         let database = parts.database.clone();
-        let tools = Tools { database: parts.database, quota: parts.quota, files: parts.files };
+        let UpkeepParts { database: pool, quota, files, pipeline } = parts;
+        let tools = Tools { database: pool, quota, files, pipeline };
+        let own = tools.clone();
         let spec = ChildSpec { name: "upkeep", shard: None, capacity: CAPACITY };
         let mailbox = supervisor.start(arbiter, spec, move |_| UpkeepActor::new(tools.clone()));
-        Self { mailbox, database }
+        Self { mailbox, database, tools: own }
+    }
+
+    /// Cancels the running tasks of a deleted account and removes its files. What fails is done within some minutes.
+    pub async fn erase(&self, user: UserId) {
+        if let Err(error) = erasure::erase(&self.tools, user).await {
+            tracing::warn!(error = %crate::causes(&*error), "a deleted account is not erased yet");
+        }
     }
 
     /// Runs a job now and answers its row: once it has ended, or after ten seconds while it still runs.

@@ -1,9 +1,10 @@
 //! What each job does: in batches, and not for ever.
 
-use super::{state::Job, store};
+use super::{erasure, state::Job, store};
 use crate::{
     database::{Database, DatabaseError},
     idempotency,
+    pipeline::PipelineHandle,
     quota::QuotaHandle,
     records::{callbacks, files::Files, security_log},
     session,
@@ -26,6 +27,7 @@ pub(super) struct Tools {
     pub(super) database: Database,
     pub(super) quota: QuotaHandle,
     pub(super) files: Files,
+    pub(super) pipeline: PipelineHandle,
 }
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -52,6 +54,7 @@ pub(super) async fn run(job: Job, tools: &Tools) -> Result<String, Failure> {
         Job::DeleteSecurityLog => {
             deleted(tools, async |client| security_log::delete_old(client, limit).await).await?
         }
+        Job::EraseDeletedAccounts => erasure::erase_deleted(tools, limit).await?,
         Job::FillInviteCodes => session::fill_invite_codes(&tools.database.client().await?).await?,
         Job::RemoveAbandonedUploads => {
             repeated(async || Ok(tools.files.remove_abandoned(limit).await?)).await?
@@ -66,6 +69,7 @@ pub(super) async fn run(job: Job, tools: &Tools) -> Result<String, Failure> {
         Job::DeleteClosedSessions => "closed sessions deleted",
         Job::DeleteSecurityLog => "entries deleted",
         Job::FillInviteCodes => "codes added",
+        Job::EraseDeletedAccounts => "accounts erased",
         Job::RemoveAbandonedUploads => "uploads removed",
         Job::RemoveOrphanObjects => "objects removed",
     };

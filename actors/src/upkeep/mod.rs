@@ -16,6 +16,7 @@
 //! **A crash** leaves the claim, which ends by itself after [`state::CLAIM`]; what the job had done is done.
 
 mod actor;
+mod erasure;
 mod handle;
 mod jobs;
 mod messages;

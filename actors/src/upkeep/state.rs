@@ -19,6 +19,7 @@ pub(super) enum Job {
     DeleteClosedSessions,
     DeleteSecurityLog,
     FillInviteCodes,
+    EraseDeletedAccounts,
     RemoveAbandonedUploads,
     RemoveOrphanObjects,
 }
@@ -33,7 +34,7 @@ pub(super) enum Schedule {
 }
 
 impl Job {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::ExpireGrants,
         Self::DeleteIdempotencyKeys,
         Self::DeleteFinalEvents,
@@ -41,6 +42,7 @@ impl Job {
         Self::DeleteClosedSessions,
         Self::DeleteSecurityLog,
         Self::FillInviteCodes,
+        Self::EraseDeletedAccounts,
         Self::RemoveAbandonedUploads,
         Self::RemoveOrphanObjects,
     ];
@@ -55,6 +57,7 @@ impl Job {
             Self::DeleteClosedSessions => "delete-closed-sessions",
             Self::DeleteSecurityLog => "delete-security-log",
             Self::FillInviteCodes => "fill-invite-codes",
+            Self::EraseDeletedAccounts => "erase-deleted-accounts",
             Self::RemoveAbandonedUploads => "remove-abandoned-uploads",
             Self::RemoveOrphanObjects => "remove-orphan-objects",
         }
@@ -68,7 +71,9 @@ impl Job {
     /// When it is due.
     pub(super) const fn schedule(self) -> Schedule {
         match self {
-            Self::ExpireGrants | Self::FillInviteCodes => Schedule::Every(Duration::from_secs(60)),
+            Self::ExpireGrants | Self::FillInviteCodes | Self::EraseDeletedAccounts => {
+                Schedule::Every(Duration::from_secs(60))
+            }
             Self::DeleteIdempotencyKeys => Schedule::Every(Duration::from_secs(600)),
             Self::DeleteFinalEvents
             | Self::DeleteProviderCallbacks

@@ -4,7 +4,10 @@ use super::{
     messages::JobRecord,
     state::{CLAIM, Job},
 };
-use crate::{database::DatabaseError, ids::OwnerId};
+use crate::{
+    database::DatabaseError,
+    ids::{FileId, OwnerId, UserId},
+};
 use chrono::{DateTime, Utc};
 use deadpool_postgres::{Client, GenericClient};
 use tokio_postgres::Row;
@@ -129,4 +132,38 @@ pub(super) async fn keys_of_nobody(client: &Client, keys: &[&str]) -> Result<Vec
         .await?;
     let rows = client.query(&statement, &[&keys]).await?;
     Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
+}
+
+/// Files of a user, completed or not.
+pub(super) async fn files_of(
+    client: &Client,
+    user: UserId,
+    limit: i64,
+) -> Result<Vec<FileId>, DatabaseError> {
+    let statement =
+        client.prepare_cached("select id from files where user_id = $1 order by id limit $2").await?;
+    let rows = client.query(&statement, &[&user, &limit]).await?;
+    Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
+}
+
+/// Deleted accounts of which something may be left.
+pub(super) async fn deleted_users(client: &Client, limit: i64) -> Result<Vec<UserId>, DatabaseError> {
+    let statement = client
+        .prepare_cached(
+            "select id from users where deleted_at is not null and erased_at is null order by deleted_at limit $1",
+        )
+        .await?;
+    let rows = client.query(&statement, &[&limit]).await?;
+    Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
+}
+
+/// Marks those of `users` as erased whose access tokens have ended too, so that nothing can come after.
+pub(super) async fn mark_erased(client: &Client, users: &[UserId]) -> Result<u64, DatabaseError> {
+    let statement = client
+        .prepare_cached(
+            "update users set erased_at = clock_timestamp()
+             where id = any($1) and deleted_at < clock_timestamp() - interval '1 hour'",
+        )
+        .await?;
+    Ok(client.execute(&statement, &[&users]).await?)
 }

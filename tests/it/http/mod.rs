@@ -1,5 +1,6 @@
 //! The HTTP interface, from outside.
 
+mod accounts;
 mod bad_requests;
 mod contract;
 mod definitions;
@@ -7,5 +8,6 @@ mod identity;
 mod limits;
 mod platform;
 mod quota;
+mod routes;
 mod sessions;
 mod tasks;
