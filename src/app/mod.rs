@@ -11,6 +11,7 @@ mod pipeline;
 mod shutdown;
 
 pub use connections::{database, redis_settings};
+pub use gateways::UnsentCodes;
 
 use crate::{
     config::{self, Settings},
@@ -56,7 +57,11 @@ pub struct Addresses {
 ///
 /// # Errors
 /// Where the service cannot start, and where an actor failed too often.
-pub async fn run(settings: Settings, listening: impl FnOnce(Addresses)) -> anyhow::Result<()> {
+pub async fn run(
+    settings: Settings,
+    unsent_codes: UnsentCodes,
+    listening: impl FnOnce(Addresses),
+) -> anyhow::Result<()> {
     capacity::raise_open_files();
     let label = settings.server.replica_label();
     let listener = listen(settings.server.listen, "server.listen")?;
@@ -99,7 +104,7 @@ pub async fn run(settings: Settings, listening: impl FnOnce(Addresses)) -> anyho
         redis.clone(),
         settings.auth.bcrypt_cost,
     );
-    let outside = Outside::new(&settings, &database, &signals, addresses.service)?;
+    let outside = Outside::new(&settings, &database, &signals, addresses.service, unsent_codes)?;
     let pipelines = Pipelines::new(database.clone());
     let ground = pipeline::Ground {
         database: &database,
