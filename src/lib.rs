@@ -8,7 +8,7 @@
 //! | [`http`] | REST resources; turns requests into messages and replies into responses | SQL, Redis, gateways |
 //! | [`ws`] | socket frames; turns them into calls of the stream's handles and what is queued into frames | SQL, Redis, gateways |
 //! | [`dev`] | private servers, demo data | anything production imports |
-//! | [`gateways`] | the outside world: AI providers, the store of files | SQL, routes |
+//! | [`gateways`] | the outside world: AI providers, the store of files, short messages, the mini-program's platform | SQL, routes |
 //! | [`migrations`], [`sealing`], [`telemetry`] | the schema; secrets at rest; the log | |
 //! | `greenroom_actors` | the rules: state machines, messages, the SQL and Redis of what each actor owns | HTTP, configuration files, a concrete gateway |
 //!

@@ -1,8 +1,17 @@
-//! The outside world as the settings want it: where files lie, whom pipelines may call.
+//! The outside world as the settings want it: where files lie, whom pipelines may call, who sends codes and who knows
+//! the users of a mini-program.
 
 use crate::{
-    config::Settings,
-    gateways::{self, HttpLimits, address_guard::AddressGuard, object_store::LocalObjectStore},
+    config::{self, Settings},
+    gateways::{
+        self, HttpLimits, LogSms,
+        address_guard::AddressGuard,
+        http_client::OutsideClient,
+        object_store::LocalObjectStore,
+        sms::{SMS_ADDRESS, SMS_TIME_LIMIT, SmsAccount, TencentSms},
+        tencent::TencentKey,
+        wechat_login::{MiniProgram, WECHAT_ADDRESS, WECHAT_TIME_LIMIT, WechatMiniProgram},
+    },
     sealing::{CredentialSealer, MasterKey},
 };
 use anyhow::Context;
@@ -13,10 +22,20 @@ use greenroom_actors::{
     pipeline::provider::ProviderKinds,
     records::{files::Files, providers::Providers},
     sealer::Sealer,
+    session::{SmsSender, WechatLogin},
     signals::Signals,
 };
 use std::{net::SocketAddr, sync::Arc};
 use url::Url;
+
+/// Where codes for phones go while `gateways.sms` is not set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnsentCodes {
+    /// Nowhere: there are no codes.
+    NotOffered,
+    /// To the log, where a developer reads them. For `greenroom dev` alone.
+    Logged,
+}
 
 /// What is outside, ready to be used.
 pub(super) struct Outside {
@@ -32,6 +51,10 @@ pub(super) struct Outside {
     pub(super) sealer: Arc<dyn Sealer>,
     /// What sessions are made with.
     pub(super) keys: SessionKeys,
+    /// Who sends codes to phones; `None` while nobody is set up.
+    pub(super) sms: Option<Arc<dyn SmsSender>>,
+    /// Who knows the users of our mini-program; `None` while none is set up.
+    pub(super) wechat: Option<Arc<dyn WechatLogin>>,
 }
 
 /// Keys of the session actor, each for one use.
@@ -52,6 +75,7 @@ impl Outside {
         database: &Database,
         signals: &Signals,
         listening: SocketAddr,
+        unsent_codes: UnsentCodes,
     ) -> anyhow::Result<Self> {
         let key = settings.secrets.key.as_ref().context("secrets.key is not set")?;
         let master = MasterKey::from_base64(key)?;
@@ -78,7 +102,13 @@ impl Outside {
             },
             public_url,
         );
+        // the addresses of platforms are an operator's word, who may have a proxy or a stand-in on the own network;
+        // the guard is against addresses that come from elsewhere
+        let platforms = Arc::new(OutsideClient::new(AddressGuard::new(true)));
+        let accounts = &settings.gateways;
         Ok(Self {
+            sms: sms(&accounts.sms, &platforms, unsent_codes)?,
+            wechat: wechat(&accounts.wechat, &platforms)?,
             files: Files::new(database.clone(), Arc::clone(&store) as Arc<dyn ObjectStore>),
             objects: store,
             providers: Providers::new(
@@ -91,5 +121,80 @@ impl Outside {
             sealer,
             keys,
         })
+    }
+}
+
+/// The sender of codes. Settings with half an account do not get here.
+fn sms(
+    settings: &config::Sms,
+    client: &Arc<OutsideClient>,
+    unsent_codes: UnsentCodes,
+) -> anyhow::Result<Option<Arc<dyn SmsSender>>> {
+    let config::Sms { endpoint, region, secret_id, secret_key, sdk_app_id, sign_name, template_id } =
+        settings.clone();
+    let (Some(region), Some(id), Some(secret)) = (region, secret_id, secret_key) else {
+        return Ok(match unsent_codes {
+            UnsentCodes::NotOffered => None,
+            UnsentCodes::Logged => Some(Arc::new(LogSms)),
+        });
+    };
+    let account = SmsAccount {
+        endpoint: or_platform(endpoint, SMS_ADDRESS)?,
+        region,
+        key: TencentKey { id, secret },
+        sdk_app_id: sdk_app_id.context("gateways.sms.sdk_app_id is not set")?,
+        sign_name: sign_name.context("gateways.sms.sign_name is not set")?,
+        template_id: template_id.context("gateways.sms.template_id is not set")?,
+    };
+    let sender = TencentSms::new(account, Arc::clone(client), Arc::new(SystemClock), SMS_TIME_LIMIT);
+    Ok(Some(Arc::new(sender)))
+}
+
+/// The platform of the mini-program. Settings with half an account do not get here.
+fn wechat(
+    settings: &config::Wechat,
+    client: &Arc<OutsideClient>,
+) -> anyhow::Result<Option<Arc<dyn WechatLogin>>> {
+    let config::Wechat { base_url, appid, secret } = settings.clone();
+    let (Some(appid), Some(secret)) = (appid, secret) else { return Ok(None) };
+    let program = MiniProgram { base_url: or_platform(base_url, WECHAT_ADDRESS)?, appid, secret };
+    Ok(Some(Arc::new(WechatMiniProgram::new(program, Arc::clone(client), WECHAT_TIME_LIMIT))))
+}
+
+fn or_platform(set: Option<Url>, platform: &str) -> anyhow::Result<Url> {
+    set.map_or_else(|| Url::parse(platform).context("a platform's address is none"), Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client() -> Arc<OutsideClient> {
+        Arc::new(OutsideClient::new(AddressGuard::new(true)))
+    }
+
+    #[test]
+    fn what_is_unset_is_not_offered_and_only_dev_logs_codes() {
+        let unset = config::Sms::default();
+        assert!(sms(&unset, &client(), UnsentCodes::NotOffered).unwrap().is_none());
+        assert!(sms(&unset, &client(), UnsentCodes::Logged).unwrap().is_some());
+        assert!(wechat(&config::Wechat::default(), &client()).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_set_is_offered() {
+        let set = config::Sms {
+            endpoint: None,
+            region: Some("ap-guangzhou".to_owned()),
+            secret_id: Some("AKID".to_owned()),
+            secret_key: Some("key".into()),
+            sdk_app_id: Some("1400006666".to_owned()),
+            sign_name: Some("sign".to_owned()),
+            template_id: Some("449739".to_owned()),
+        };
+        assert!(sms(&set, &client(), UnsentCodes::NotOffered).unwrap().is_some());
+        let set =
+            config::Wechat { base_url: None, appid: Some("wx1".to_owned()), secret: Some("secret".into()) };
+        assert!(wechat(&set, &client()).unwrap().is_some());
     }
 }

@@ -11,6 +11,7 @@ mod pipeline;
 mod shutdown;
 
 pub use connections::{database, redis_settings};
+pub use gateways::UnsentCodes;
 
 use crate::{
     config::{self, Settings},
@@ -62,7 +63,11 @@ pub struct Addresses {
 ///
 /// # Errors
 /// Where the service cannot start, and where an actor failed too often.
-pub async fn run(settings: Settings, listening: impl FnOnce(Addresses)) -> anyhow::Result<()> {
+pub async fn run(
+    settings: Settings,
+    unsent_codes: UnsentCodes,
+    listening: impl FnOnce(Addresses),
+) -> anyhow::Result<()> {
     capacity::raise_open_files();
     let label = settings.server.replica_label();
     let listener = listen(settings.server.listen, "server.listen")?;
@@ -99,13 +104,16 @@ pub async fn run(settings: Settings, listening: impl FnOnce(Addresses)) -> anyho
         ..QuotaSettings::default()
     };
     let quota = QuotaHandle::start(&supervisor, &handles, &database, &stream, quota_settings);
-    let outside = Outside::new(&settings, &database, &signals, addresses.service)?;
+    let outside = Outside::new(&settings, &database, &signals, addresses.service, unsent_codes)?;
+    if settings.auth.register_requires_code && outside.sms.is_none() {
+        tracing::warn!("nobody can register by phone: a code is needed, and gateways.sms is not set");
+    }
     let session_parts = SessionParts {
         database: database.clone(),
         redis: redis.clone(),
         signals: signals.clone(),
-        sms: None,
-        wechat: None,
+        sms: outside.sms.clone(),
+        wechat: outside.wechat.clone(),
         sealer: outside.sealer.clone(),
     };
     let session_settings = session_settings(&settings.auth, &outside.keys);

@@ -1,7 +1,11 @@
 //! `greenroom serve`: the service in production.
 
 use super::refused;
-use crate::{app, config::Settings, telemetry};
+use crate::{
+    app::{self, UnsentCodes},
+    config::Settings,
+    telemetry,
+};
 use anyhow::Result;
 use clap::Args;
 use std::path::PathBuf;
@@ -20,7 +24,7 @@ impl Serve {
     pub(super) fn run(&self, config: Option<PathBuf>) -> Result<ExitCode> {
         let settings = Settings::load_for_serve(config).map_err(refused)?;
         telemetry::start_log(&settings.logs);
-        actix_web::rt::System::new().block_on(app::run(settings, |addresses| {
+        actix_web::rt::System::new().block_on(app::run(settings, UnsentCodes::NotOffered, |addresses| {
             println!("listening on http://{}", addresses.service);
             println!("metrics on http://{}", addresses.metrics);
         }))?;

@@ -20,6 +20,7 @@ impl Settings {
         let mut found = Vec::new();
         self.check_ranges(&mut found);
         self.check_secrets(&mut found);
+        self.gateways.check(&mut found);
         let database = &self.database;
         if database.pool_min > database.pool_max {
             found.push(("database.pool_min", "must not be more than database.pool_max".to_owned()));

@@ -1,4 +1,5 @@
-//! Accounts with other platforms. All are optional: what is unset is not offered.
+//! Accounts with other platforms. All are optional: what is unset is not offered. Of `wechat` and `sms` all is set or
+//! nothing (`check_gateways.rs`), but for the address.
 
 use std::path::PathBuf;
 
@@ -54,9 +55,9 @@ pub struct Sms {
     pub secret_key: Option<SecretString>,
     /// The application there.
     pub sdk_app_id: Option<String>,
-    /// The approved signature.
+    /// The approved signature, its text and not its id.
     pub sign_name: Option<String>,
-    /// The approved text.
+    /// The approved text, with two places: the code and its minutes.
     pub template_id: Option<String>,
 }
 

@@ -212,6 +212,10 @@ impl Layers {
         });
         let loaded = Loaded { settings, leaves };
         for (key, message) in loaded.settings.check() {
+            // a value that did not fit was left out: that it is missing is no second problem
+            if problems.iter().any(|problem| problem.key == key) {
+                continue;
+            }
             problems.push(Problem { key: key.to_owned(), origin: loaded.origin(key), message });
         }
         (loaded, problems)

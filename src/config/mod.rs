@@ -9,6 +9,7 @@
 
 mod areas;
 mod check;
+mod check_gateways;
 mod gateways;
 mod layers;
 mod refusals;

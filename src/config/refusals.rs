@@ -52,11 +52,6 @@ impl Settings {
         if self.auth.previous_jwt_secrets.iter().any(is_example) {
             refuse("auth.previous_jwt_secrets", "holds an example".to_owned());
         }
-        if self.auth.register_requires_code {
-            let message =
-                "demands codes that this version cannot send yet, so nobody could register; set it to false";
-            refuse("auth.register_requires_code", message.to_owned());
-        }
         if !self.server.listen.ip().is_loopback() && self.server.public_url.is_none() {
             let message = format!(
                 "is required because server.listen is {}: the address clients reach this service at",

@@ -132,6 +132,8 @@ fn variables_hold_numbers_truth_values_lists_and_text() {
             ("GREENROOM__AUTH__REGISTER_REQUIRES_CODE", "false"),
             ("GREENROOM__STORAGE__MAX_UPLOAD_BYTES", "1000"),
             ("GREENROOM__GATEWAYS__WECHAT__BASE_URL", "http://127.0.0.1:9/x"),
+            ("WECHAT_APPID", "wx1"),
+            ("GREENROOM__GATEWAYS__WECHAT__SECRET", "0123"),
         ],
     );
     assert_eq!(settings.server.replica_label(), "7");
@@ -140,7 +142,11 @@ fn variables_hold_numbers_truth_values_lists_and_text() {
     assert!(!settings.server.trusts("11.0.0.1".parse().unwrap()));
     assert!(!settings.auth.register_requires_code);
     assert_eq!(settings.storage.max_upload_bytes, 1000);
-    assert_eq!(settings.gateways.wechat.base_url.unwrap().as_str(), "http://127.0.0.1:9/x");
+    let wechat = settings.gateways.wechat;
+    assert_eq!(wechat.base_url.unwrap().as_str(), "http://127.0.0.1:9/x");
+    assert_eq!(wechat.appid.unwrap(), "wx1");
+    // digits stay the text they are
+    assert_eq!(secrecy::ExposeSecret::expose_secret(&wechat.secret.unwrap()), "0123");
 }
 
 #[test]
@@ -202,14 +208,7 @@ fn serve_refuses_all_unsafe_settings_at_once() {
         settings.refusals_for_serve().into_iter().map(|problem| problem.key).collect::<BTreeSet<_>>()
     };
     let nothing_set = keys(&settings("", &[("GREENROOM__SERVER__LISTEN", "0.0.0.0:80")]));
-    let expected = [
-        "auth.jwt_secret",
-        "auth.register_requires_code",
-        "database.url",
-        "redis.url",
-        "secrets.key",
-        "server.public_url",
-    ];
+    let expected = ["auth.jwt_secret", "database.url", "redis.url", "secrets.key", "server.public_url"];
     assert_eq!(nothing_set, expected.map(str::to_owned).into());
 
     let all_set = [
@@ -258,4 +257,70 @@ fn an_origin_is_what_a_browser_sends() {
         let [problem] = &origins(bad)[..] else { panic!("{bad} is accepted") };
         assert!(problem.starts_with("server.cors_origins"), "{problem}");
     }
+}
+
+const SMS: [(&str, &str); 6] = [
+    ("GREENROOM__GATEWAYS__SMS__REGION", "ap-guangzhou"),
+    ("GREENROOM__GATEWAYS__SMS__SECRET_ID", "AKID"),
+    ("GREENROOM__GATEWAYS__SMS__SECRET_KEY", "hunter2"),
+    ("GREENROOM__GATEWAYS__SMS__SDK_APP_ID", "1400006666"),
+    ("GREENROOM__GATEWAYS__SMS__SIGN_NAME", "绿房间"),
+    ("GREENROOM__GATEWAYS__SMS__TEMPLATE_ID", "449739"),
+];
+const WECHAT: [(&str, &str); 2] = [("WECHAT_APPID", "wx1"), ("WECHAT_SECRET", "hunter2")];
+
+fn keys_of(problems: &[String]) -> BTreeSet<&str> {
+    problems.iter().filter_map(|problem| problem.split(' ').next()).collect()
+}
+
+#[test]
+fn an_account_is_set_completely_or_not_at_all() {
+    for (section, variables) in [("gateways.sms", &SMS[..]), ("gateways.wechat", &WECHAT[..])] {
+        assert_eq!(problems("", variables), [""; 0]);
+        for missing in variables {
+            let rest: Vec<_> = variables.iter().filter(|variable| *variable != missing).copied().collect();
+            let [problem] = &problems("", &rest)[..] else { panic!("{missing:?} is not missed") };
+            let name = missing.0.rsplit("__").next().unwrap().replace("WECHAT_", "").to_lowercase();
+            let start = format!("{section}.{name} (not set): is required because other keys of {section}");
+            assert!(problem.starts_with(&start), "{problem}");
+            assert!(problem.ends_with(&super::variable_of(&format!("{section}.{name}"))), "{problem}");
+        }
+    }
+}
+
+#[test]
+fn an_address_alone_is_half_an_account() {
+    let found = problems("[gateways.wechat]\nbase_url = \"https://wechat.example/api\"", &[]);
+    assert_eq!(keys_of(&found), ["gateways.wechat.appid", "gateways.wechat.secret"].into());
+    let found = problems("[gateways.sms]\nendpoint = \"https://sms.example\"", &[]);
+    assert_eq!(found.len(), SMS.len(), "{found:#?}");
+}
+
+#[test]
+fn half_an_account_is_listed_among_the_other_problems_once() {
+    let file = "[gateways.wechat]\nappid = 7\n[ws]\nhistory_s = 0";
+    let found = problems(file, &[("WECHAT_SECRET", "hunter2")]);
+    assert_eq!(keys_of(&found), ["gateways.wechat.appid", "ws.history_s"].into());
+    assert_eq!(found.len(), 2, "{found:#?}");
+}
+
+#[test]
+fn what_a_platform_could_not_read_is_refused_and_not_repeated() {
+    for (name, value) in [
+        ("WECHAT_APPID", "wx1 "),
+        ("WECHAT_SECRET", "hunter2\n"),
+        ("GREENROOM__GATEWAYS__WECHAT__BASE_URL", "https://hunter2@wechat.example"),
+        ("GREENROOM__GATEWAYS__WECHAT__BASE_URL", "https://wechat.example/?secret=hunter2"),
+        ("GREENROOM__GATEWAYS__SMS__ENDPOINT", "https://sms.example/path"),
+        ("GREENROOM__GATEWAYS__SMS__SECRET_ID", "AK\nID"),
+        ("GREENROOM__GATEWAYS__SMS__SECRET_KEY", "hunter2\r\n"),
+        ("GREENROOM__GATEWAYS__SMS__SIGN_NAME", " "),
+        ("GREENROOM__GATEWAYS__SMS__REGION", "广州"),
+    ] {
+        let found = problems("", &[&SMS[..], &WECHAT, &[(name, value)]].concat());
+        assert_eq!(found.len(), 1, "{name}={value:?}: {found:#?}");
+        assert!(found[0].contains("must be") && !found[0].contains("hunter2"), "{found:?}");
+    }
+    let found = problems("[gateways.wechat]\nappid = \"\"", &WECHAT[1..]);
+    assert_eq!(keys_of(&found), ["gateways.wechat.appid"].into());
 }

@@ -21,7 +21,7 @@ use rand::RngExt;
 use rand::distr::Alphanumeric;
 use servers::{Durability, Place, PrivatePostgres, PrivateRedis, write_private};
 
-use crate::app::{self, Addresses};
+use crate::app::{self, Addresses, UnsentCodes};
 use crate::config::{Loaded, Origin, Problem, Settings};
 use crate::{migrations, telemetry};
 
@@ -124,7 +124,7 @@ async fn serve(home: &Home, secrets: Secrets, loaded: Loaded, begun: Instant) ->
     migrations::apply(&database).await?;
     let path = home.dev_json();
     let (failed, failure) = tokio::sync::oneshot::channel();
-    let service = app::run(settings, move |addresses| {
+    let service = app::run(settings, UnsentCodes::Logged, move |addresses| {
         actix_web::rt::spawn(async move {
             let announced = async {
                 let demo =

@@ -1,5 +1,5 @@
-//! The outside world: the providers of pipelines and the store of files. Implements traits of
-//! `greenroom_actors`; knows no SQL and no routes.
+//! The outside world: the providers of pipelines, the store of files, short messages and the mini-program's
+//! platform. Implements traits of `greenroom_actors`; knows no SQL and no routes.
 //!
 //! A new provider kind is one new file or folder here and one line in [`provider_kinds`].
 
@@ -9,14 +9,20 @@ pub mod http_async;
 pub mod http_client;
 pub mod image;
 pub mod object_store;
+pub mod sms;
+pub mod tencent;
+pub mod wechat_login;
 
 mod checked;
 mod http_exchange;
+mod log_sms;
+mod platform_words;
 mod provider_settings;
 #[cfg(test)]
 mod testing;
 
 pub use http_exchange::HttpLimits;
+pub use log_sms::LogSms;
 
 use address_guard::AddressGuard;
 use greenroom_actors::pipeline::provider::{Provider, ProviderKinds};

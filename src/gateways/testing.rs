@@ -1,4 +1,5 @@
-//! What a provider needs around it, for tests: a server to call, files in memory and a call to hand in.
+//! What a gateway needs around it, for tests: a server to call and the log; for a provider files in memory and a call
+//! to hand in.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use secrecy::SecretString;
 use serde_json::Value;
 use std::{
     collections::{HashMap, VecDeque},
+    io,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -20,6 +22,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
 };
+use tracing::{Dispatch, Level, dispatcher, subscriber::DefaultGuard};
 
 /// Answers one request a connection with what the script says to it, and keeps what it was sent.
 pub(super) struct Server {
@@ -87,6 +90,62 @@ pub(super) fn answer(status: &str, headers: &str, body: &str) -> Vec<u8> {
 /// 200 with JSON.
 pub(super) fn ok(body: &Value) -> Vec<u8> {
     answer("200 OK", "content-type: application/json\r\n", &body.to_string())
+}
+
+/// Somebody who takes connections and never says a word, for as long as the listener lives.
+pub(super) async fn silent() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    (listener, url)
+}
+
+/// An address nobody listens at.
+pub(super) async fn nobody() -> String {
+    silent().await.1
+}
+
+/// Every log line of this thread, down to the last level.
+pub(super) struct Log {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    _guard: DefaultGuard,
+    // with one subscriber alone, a line that another thread meets first is switched off for good
+    _another: Dispatch,
+}
+
+struct LogWriter(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for LogWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    /// Begins to listen; a test's runtime has one thread, so all of it is heard.
+    pub(super) fn capture() -> Self {
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let writer = Arc::clone(&bytes);
+        let dispatch = || {
+            let writer = Arc::clone(&writer);
+            let subscriber = tracing_subscriber::fmt()
+                .with_max_level(Level::TRACE)
+                .with_ansi(false)
+                .with_writer(move || LogWriter(Arc::clone(&writer)));
+            Dispatch::new(subscriber.finish())
+        };
+        let another = dispatch();
+        Self { bytes, _guard: dispatcher::set_default(&dispatch()), _another: another }
+    }
+
+    /// What was logged so far.
+    pub(super) fn text(&self) -> String {
+        String::from_utf8(self.bytes.lock().unwrap().clone()).unwrap()
+    }
 }
 
 /// Files in memory.

@@ -64,7 +64,6 @@ fn serve_lists_every_refused_setting_at_once() {
         "redis.url",
         "secrets.key",
         "server.public_url",
-        "auth.register_requires_code",
         "auth.jwt_secret (from the variable JWT_SECRET)",
         "ws.heartbeat_s (from the variable GREENROOM__WS__HEARTBEAT_S)",
         "pool.max (from the variable GREENROOM__POOL__MAX)",

@@ -4,6 +4,7 @@ mod files;
 mod health;
 mod lookbook;
 mod pictures;
+mod platforms;
 mod providers;
 
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};

@@ -239,3 +239,34 @@ async fn a_profile_is_changed_in_part() {
     assert_eq!((reply.status, &reply.json["errors"][0]["path"]), (422, &json!("/avatar")));
     assert_eq!(user.get("/api/v1/users/me").await.expect(200), changed);
 }
+
+#[actix_web::test]
+async fn accounts_that_are_made_at_once_over_two_replicas_have_codes_of_their_own() {
+    let app = TestApp::builder().env("GREENROOM__AUTH__BCRYPT_COST", 10).start().await;
+    let other = app.second_replica().await;
+    let admin = app.admin().await;
+    crate::support::eventually("the pool is filled", async || {
+        let run = admin.post("/api/v1/admin/jobs/fill-invite-codes/run", json!({})).await;
+        (run.status == 200).then_some(())
+    })
+    .await;
+    let before = app.count("select count(*) from invite_codes").await;
+    assert!(before >= 2_000, "{before}");
+    let clients = [app.client(), other.client()];
+    // eight writers, each after the other
+    let writer = |number: usize| {
+        let client = clients[number % 2].clone();
+        async move {
+            for _ in 0..5 {
+                client.register(&new_phone(), "correct horse").await;
+            }
+        }
+    };
+    join_all((0..8).map(writer)).await;
+    assert_eq!(
+        app.count("select count(*) from invite_codes").await,
+        before - 40,
+        "each took one of the pool"
+    );
+    assert_eq!(app.count("select count(*) - count(distinct invite_code) from users").await, 0);
+}

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod bad_requests;
+mod codes;
 mod contract;
 mod definitions;
 mod identity;
@@ -9,5 +10,6 @@ mod limits;
 mod platform;
 mod quota;
 mod routes;
+mod secrets;
 mod sessions;
 mod tasks;
