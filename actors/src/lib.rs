@@ -12,9 +12,10 @@
 //!
 //! Who may ask whom is a DAG: upkeep → all; pipeline → quota, stream; session → quota, stream; quota → stream.
 //! Everybody may send and hear signals.
-//! An actor uses another's handle and messages, never its state or store. The one exception: the quota
+//! An actor uses another's handle and messages, never its state or store. The exceptions: the quota
 //! actor's flush calls the set-based functions of `pipeline::store`, because a task's row and its hold are
-//! written, and settled, in one transaction.
+//! written, and settled, in one transaction; and a registration calls `quota::grant_within`, because an account and
+//! the gifts for it are made in one.
 //!
 //! With several replicas there are several copies of each actor. An actor orders and batches the work of its
 //! replica; what is right across replicas is decided by SQL: row locks, unique keys, fencing numbers.

@@ -34,7 +34,10 @@ use greenroom_actors::{
         audit_log::AuditLog, pipelines::Pipelines, plans::Plans, security_log::SecurityLog, users::Users,
     },
     redis_client::RedisClient,
-    session::{AccessTokens, RefreshKey, SessionHandle, SessionParts, SessionSettings, TokenSettings},
+    session::{
+        AccessTokens, InvitationGifts, RefreshKey, SessionHandle, SessionParts, SessionSettings,
+        TokenSettings,
+    },
     signals::{self, Signals},
     stream::{self, StreamHandle, StreamSettings, Tickets},
     supervisor::{RestartPolicy, Supervisor},
@@ -112,11 +115,12 @@ pub async fn run(
         database: database.clone(),
         redis: redis.clone(),
         signals: signals.clone(),
+        stream: stream.clone(),
         sms: outside.sms.clone(),
         wechat: outside.wechat.clone(),
         sealer: outside.sealer.clone(),
     };
-    let session_settings = session_settings(&settings.auth, &outside.keys);
+    let session_settings = session_settings(&settings, &outside.keys);
     let session = SessionHandle::start(&supervisor, &arbiters[0].handle(), session_parts, session_settings);
     let pipelines = Pipelines::new(database.clone());
     let ground = pipeline::Ground {
@@ -210,11 +214,13 @@ fn access_tokens(settings: &config::Auth) -> anyhow::Result<AccessTokens> {
     }))
 }
 
-fn session_settings(settings: &config::Auth, keys: &SessionKeys) -> SessionSettings {
+fn session_settings(settings: &Settings, keys: &SessionKeys) -> SessionSettings {
+    let config::Invitations { newcomer_quota, referrer_quota } = settings.invitations;
     SessionSettings {
-        bcrypt_cost: settings.bcrypt_cost,
-        refresh_lifetime: Duration::from_secs(settings.refresh_ttl_s.into()),
-        register_requires_code: settings.register_requires_code,
+        bcrypt_cost: settings.auth.bcrypt_cost,
+        refresh_lifetime: Duration::from_secs(settings.auth.refresh_ttl_s.into()),
+        register_requires_code: settings.auth.register_requires_code,
+        gifts: InvitationGifts { newcomer: newcomer_quota, referrer: referrer_quota },
         refresh_key: RefreshKey::new(keys.refresh),
         code_key: keys.codes,
     }

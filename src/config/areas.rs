@@ -375,6 +375,16 @@ impl Default for Ws {
     }
 }
 
+/// `invitations`: what is given where a user brings a new one; 0 is nothing.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Invitations {
+    /// Units of quota for the new user.
+    pub newcomer_quota: u32,
+    /// Units of quota for who brought them.
+    pub referrer_quota: u32,
+}
+
 /// `profile`: what users may say of themselves.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]

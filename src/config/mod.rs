@@ -22,8 +22,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 pub use areas::{
-    Auth, Database, Limits, LogFormat, Logs, Pipeline, Profile, Providers, Redis, Secrets, Server, Storage,
-    StorageKind, Ws,
+    Auth, Database, Invitations, Limits, LogFormat, Logs, Pipeline, Profile, Providers, Redis, Secrets,
+    Server, Storage, StorageKind, Ws,
 };
 pub use gateways::{Alipay, Gateways, Kms, Sms, Wechat, WechatPay};
 pub use layers::{LEGACY_NAMES, variable_of};
@@ -56,6 +56,8 @@ pub struct Settings {
     pub ws: Ws,
     /// What users may say of themselves.
     pub profile: Profile,
+    /// What invitations give.
+    pub invitations: Invitations,
     /// Accounts with other platforms.
     pub gateways: Gateways,
     /// How the process writes its log.

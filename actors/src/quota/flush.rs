@@ -9,7 +9,8 @@
 //!   it was done. When that cannot be learned in time, the callers hear nothing, which means "ask again".
 
 use super::{
-    commands::{Job, failure},
+    Grant,
+    commands::{Command, Job, failure},
     ledger::{Holder, Ledger, Needs, Writes},
     state::{Account, Phase},
     store::{self, read, write},
@@ -173,7 +174,7 @@ async fn transact(
     let transaction = client.transaction().await?;
     let mut needs = Needs::default();
     jobs.iter().for_each(|job| job.needs(&mut needs));
-    let mut ledger = load(&transaction, &needs, tools).await?;
+    let mut ledger = load(&transaction, &needs, tools.low, tools.queued_per_user).await?;
     ledger.expire_due();
     for job in jobs {
         job.decide(&mut ledger, again);
@@ -186,8 +187,34 @@ async fn transact(
     Ok(ledger.writes.events)
 }
 
+/// Gives quota within a transaction that is not a flush's, such as the one that makes the account it is for. A user who is
+/// not there (any more) gets none. The connection must have been [prepared](store::prepare).
+///
+/// # Errors
+/// See [`DatabaseError`]; then the transaction is lost.
+pub(crate) async fn grant_within(
+    transaction: &Transaction<'_>,
+    grants: &[Grant],
+) -> Result<(), DatabaseError> {
+    let mut needs = Needs::default();
+    grants.iter().for_each(|grant| grant.needs(&mut needs));
+    let mut ledger = load(transaction, &needs, 0, 0).await?;
+    ledger.expire_due();
+    for grant in grants {
+        if let Err(refused) = grant.decide(&mut ledger, false) {
+            tracing::warn!(user = %grant.user, reference = grant.reference, %refused, "a gift was not given");
+        }
+    }
+    write_decided(transaction, &ledger).await
+}
+
 /// Locks, and reads what the commands need. The statements travel together; PostgreSQL runs them in order.
-async fn load(transaction: &Transaction<'_>, needs: &Needs, tools: &Tools) -> Result<Ledger, DatabaseError> {
+async fn load(
+    transaction: &Transaction<'_>,
+    needs: &Needs,
+    low: i64,
+    queued_per_user: i64,
+) -> Result<Ledger, DatabaseError> {
     let ((), users, now, live, due, holds, tasks, room, keys, referenced, corrections) = futures_util::try_join!(
         plan_by_index(transaction),
         read::lock_users(transaction, &needs.users),
@@ -196,14 +223,14 @@ async fn load(transaction: &Transaction<'_>, needs: &Needs, tools: &Tools) -> Re
         read::due_grants(transaction, needs),
         read::holds(transaction, needs),
         read::tasks(transaction, needs),
-        read::room_in_queue(transaction, &needs.starters, tools.queued_per_user),
+        read::room_in_queue(transaction, &needs.starters, queued_per_user),
         read::keys(transaction, &needs.keys),
         read::grants_by_reference(transaction, &needs.references),
         read::corrections(transaction, needs),
     )?;
     let mut ledger = Ledger {
         now,
-        low: tools.low,
+        low,
         holders: users.into_iter().collect(),
         room: room.into_iter().collect(),
         tasks: tasks.into_iter().collect(),

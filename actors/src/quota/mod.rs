@@ -37,6 +37,8 @@ mod reads;
 mod state;
 mod store;
 
+pub(crate) use flush::grant_within;
 pub use handle::{QuotaHandle, QuotaSettings};
 pub use messages::*;
 pub use reads::{GrantRecord, Quota, STATEMENT_ROWS, Statement, StatementRow, TransactionRecord};
+pub(crate) use store::prepare;

@@ -13,6 +13,7 @@ use crate::{
     database::{Database, DatabaseError},
     faults,
     ids::UserId,
+    quota::{Grant, GrantKind},
 };
 use secrecy::{ExposeSecret, SecretString};
 
@@ -20,6 +21,35 @@ use secrecy::{ExposeSecret, SecretString};
 const INVITE_TRIES: usize = 8;
 /// Tries of an insertion whose outcome is unknown.
 const INSERT_TRIES: usize = 2;
+
+/// What is given where somebody brings a new user; 0 is nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct InvitationGifts {
+    /// Units for the new user.
+    pub newcomer: u32,
+    /// Units for who brought them.
+    pub referrer: u32,
+}
+
+impl InvitationGifts {
+    /// The gifts for `newcomer`, whom `referrer` has brought. An account is made once, and so are they given.
+    pub(super) fn of(self, newcomer: UserId, referrer: Option<UserId>) -> Vec<Grant> {
+        let Some(referrer) = referrer else { return Vec::new() };
+        let gift = |(user, amount, side): (UserId, u32, &str)| Grant {
+            user,
+            amount: amount.into(),
+            kind: GrantKind::Gift,
+            reference: format!("invitation:{newcomer}:{side}"),
+            priority: 0,
+            expires_at: None,
+            reason: "invitation".to_owned(),
+            idempotency: None,
+            audit: None,
+        };
+        let sides = [(newcomer, self.newcomer, "newcomer"), (referrer, self.referrer, "referrer")];
+        sides.into_iter().filter(|(_, amount, _)| *amount > 0).map(gift).collect()
+    }
+}
 
 impl Tools {
     pub(super) async fn register(&self, command: Register) -> Result<SessionOpened, SessionError> {
@@ -49,6 +79,7 @@ impl Tools {
             referrer,
             session: Some(ids.session),
             origin: &origin,
+            gifts: self.gifts.of(ids.user, referrer),
         };
         self.make(&new, ids, &origin).await
     }
@@ -68,6 +99,8 @@ impl Tools {
             drop(self.devices.close(ids.user, ids.session).await);
         }
         made?;
+        // their sockets are told of what is committed
+        self.stream.mark_behind(new.gifts.iter().map(|gift| gift.user));
         faults::point("session.registered");
         Ok(SessionOpened {
             user: ids.user,
@@ -148,6 +181,7 @@ pub async fn create_account(
         referrer: None,
         session: None,
         origin: &Origin::default(),
+        gifts: Vec::new(),
     };
     create(database, &new).await?;
     Ok(user)

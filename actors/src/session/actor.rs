@@ -1,10 +1,10 @@
 //! The glue to actix: each command becomes a future of the actor, as many at once as the mailbox holds.
 
 use super::{
-    BindWechat, ChangePhone, CloseSession, DeleteAccount, OpenedSession, Refresh, RefreshKey, Register,
-    ResetPassword, SendCode, SessionError, SessionOpened, SetPassword, SignIn, SignInByWechat, SignOut,
-    SmsSender, WechatLogin, codes::Codes, devices::Devices, passwords::Passwords, throttle::Throttle,
-    tools::Tools,
+    BindWechat, ChangePhone, CloseSession, DeleteAccount, InvitationGifts, OpenedSession, Refresh,
+    RefreshKey, Register, ResetPassword, SendCode, SessionError, SessionOpened, SetPassword, SignIn,
+    SignInByWechat, SignOut, SmsSender, WechatLogin, codes::Codes, devices::Devices, passwords::Passwords,
+    throttle::Throttle, tools::Tools,
 };
 use crate::{
     ask::{Ask, Mailbox, Reply},
@@ -13,6 +13,7 @@ use crate::{
     redis_client::RedisClient,
     sealer::Sealer,
     signals::Signals,
+    stream::StreamHandle,
     supervisor::{ChildSpec, Drain, Supervisor},
 };
 use actix::{Actor, ActorContext, ActorFutureExt, ArbiterHandle, AsyncContext, Context, Handler, WrapFuture};
@@ -138,6 +139,8 @@ pub struct SessionSettings {
     pub refresh_lifetime: Duration,
     /// Whether a registration must bring a code that was sent to the phone.
     pub register_requires_code: bool,
+    /// What invitations give.
+    pub gifts: InvitationGifts,
     /// Derives refresh tokens.
     pub refresh_key: RefreshKey,
     /// Hashes codes; random and used for nothing else.
@@ -153,6 +156,8 @@ pub struct SessionParts {
     pub redis: RedisClient,
     /// Tells all replicas of closed sessions.
     pub signals: Signals,
+    /// Tells users of their gifts.
+    pub stream: StreamHandle,
     /// Who sends codes; none where that is not set up.
     pub sms: Option<Arc<dyn SmsSender>>,
     /// Who knows the mini-program's users; nobody where that is not set up.
@@ -175,7 +180,7 @@ impl SessionHandle {
         settings: SessionSettings,
     ) -> Self {
         let spec = ChildSpec { name: "session", shard: None, capacity: CAPACITY };
-        let SessionParts { database, redis, signals, sms, wechat, sealer } = parts;
+        let SessionParts { database, redis, signals, stream, sms, wechat, sealer } = parts;
         let tools = Tools {
             database,
             signals,
@@ -189,6 +194,8 @@ impl SessionHandle {
             wechat,
             sealer,
             register_requires_code: settings.register_requires_code,
+            gifts: settings.gifts,
+            stream,
         };
         Self(supervisor.start(arbiter, spec, move |_| Session {
             tools: tools.clone(),

@@ -42,7 +42,7 @@ mod throttle;
 mod token;
 mod tools;
 
-pub use accounts::create_account;
+pub use accounts::{InvitationGifts, create_account};
 pub use actor::{SessionHandle, SessionParts, SessionSettings};
 pub(crate) use invite_codes::fill_invite_codes;
 pub use messages::*;

@@ -123,6 +123,7 @@ impl Tools {
             referrer: None,
             session: Some(ids.session),
             origin: &command.origin,
+            gifts: Vec::new(),
         };
         match self.make(&new, ids, &command.origin).await {
             // somebody with the same phone was faster: it is the same person
@@ -179,6 +180,7 @@ impl Tools {
             referrer,
             session: Some(ids.session),
             origin: &origin,
+            gifts: self.gifts.of(ids.user, referrer),
         };
         match self.make(&new, ids, &origin).await {
             // the same user signed in twice at once for the first time

@@ -2,8 +2,9 @@
 
 use super::{Origin, Role, SessionError, WechatUser, state::Phone};
 use crate::{
-    database::{Database, DatabaseError},
+    database::{Database, DatabaseError, commit},
     ids::{SessionId, UserId},
+    quota::{self, Grant},
     records::security_log::{self, NewEntry, SecurityEvent},
 };
 use deadpool_postgres::Client;
@@ -120,6 +121,8 @@ pub(super) struct NewIdentity<'a> {
     pub(super) referrer: Option<UserId>,
     pub(super) session: Option<SessionId>,
     pub(super) origin: &'a Origin,
+    /// What the account and who brought it are given.
+    pub(super) gifts: Vec<Grant>,
 }
 
 /// What became of an insertion.
@@ -139,8 +142,10 @@ pub(super) async fn insert(
     invite_code: &str,
     from_pool: bool,
 ) -> Result<Inserted, DatabaseError> {
-    let client = database.client().await?;
-    let statement = client
+    let mut client = database.client().await?;
+    quota::prepare(&client).await?;
+    let transaction = client.transaction().await?;
+    let statement = transaction
         .prepare_cached(
             "with pooled as (
                  delete from invite_codes where code = (
@@ -177,8 +182,14 @@ pub(super) async fn insert(
         &new.origin.address,
         &new.origin.user_agent,
     ];
-    let done = client.execute(&statement, &params).await;
-    let Err(error) = done.map_err(DatabaseError::from) else { return Ok(Inserted::Done) };
+    let Err(error) = transaction.execute(&statement, &params).await.map_err(DatabaseError::from) else {
+        if !new.gifts.is_empty() {
+            quota::grant_within(&transaction, &new.gifts).await?;
+        }
+        commit(transaction).await?;
+        return Ok(Inserted::Done);
+    };
+    transaction.rollback().await?;
     let taken = match error.constraint() {
         Some("users_invite_code_key") => return Ok(Inserted::InviteCodeTaken),
         Some("users_phone_key" | "users_pkey") => Inserted::PhoneTaken,
@@ -223,13 +234,13 @@ pub(super) async fn keep_wechat(
     if let Some(entry) = log {
         security_log::insert(&transaction, entry).await?;
     }
-    transaction.commit().await?;
+    commit(transaction).await?;
     Ok(true)
 }
 
 /// Whether a failed write may have been done all the same: the connection broke while it was under way.
 pub(super) fn may_be_done(error: &SessionError) -> bool {
-    matches!(error, SessionError::Database(DatabaseError::Unavailable(_)))
+    matches!(error, SessionError::Database(DatabaseError::Unavailable(_) | DatabaseError::Unanswered(_)))
 }
 
 /// Appends to the security log what changes nothing else.
@@ -396,7 +407,7 @@ async fn change(
         std::iter::once(&user as &(dyn ToSql + Sync)).chain(params.iter().copied()).collect();
     let Some(row) = transaction.query_opt(&statement, &all).await? else { return Ok(None) };
     security_log::insert(&transaction, entry).await?;
-    transaction.commit().await?;
+    commit(transaction).await?;
     Ok(Some(row.try_get(0)?))
 }
 

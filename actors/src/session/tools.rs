@@ -1,7 +1,7 @@
 //! What the commands work with, and the opening of a session, in which every sign-in ends.
 
 use super::{
-    NewIds, Origin, RefreshKey, SessionError, SessionOpened, SmsSender, WechatLogin,
+    InvitationGifts, NewIds, Origin, RefreshKey, SessionError, SessionOpened, SmsSender, WechatLogin,
     codes::Codes,
     devices::{Device, Devices},
     passwords::Passwords,
@@ -14,6 +14,7 @@ use crate::{
     records::security_log::{NewEntry, SecurityEvent},
     sealer::Sealer,
     signals::{Signal, Signals},
+    stream::StreamHandle,
 };
 use std::sync::Arc;
 
@@ -31,6 +32,8 @@ pub(super) struct Tools {
     pub(super) wechat: Option<Arc<dyn WechatLogin>>,
     pub(super) sealer: Arc<dyn Sealer>,
     pub(super) register_requires_code: bool,
+    pub(super) gifts: InvitationGifts,
+    pub(super) stream: StreamHandle,
 }
 
 impl Tools {

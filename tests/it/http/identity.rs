@@ -270,3 +270,47 @@ async fn accounts_that_are_made_at_once_over_two_replicas_have_codes_of_their_ow
     );
     assert_eq!(app.count("select count(*) - count(distinct invite_code) from users").await, 0);
 }
+
+#[actix_web::test]
+async fn an_invitation_gives_to_both_sides_once_with_the_account() {
+    let app = TestApp::builder()
+        .env("GREENROOM__INVITATIONS__NEWCOMER_QUOTA", 3)
+        .env("GREENROOM__INVITATIONS__REFERRER_QUOTA", 5)
+        .start()
+        .await;
+    let host = app.register_user().await;
+    assert_eq!(
+        host.get("/api/v1/users/me").await.expect(200)["quotaRemaining"],
+        json!(0),
+        "nobody brought them"
+    );
+    let mut socket = crate::support::Socket::open(&host).await;
+    let phone = new_phone();
+    let body = json!({ "phone": phone, "password": "correct horse", "referrer_id": host.id });
+    let tries = join_all((0..4).map(|_| register(&host, body.clone()))).await;
+    assert_eq!(tries.iter().filter(|reply| reply.status == 201).count(), 1);
+    let friend = app.client().login(&phone, "correct horse").await;
+    for (user, amount) in [(&friend, 3), (&host, 5)] {
+        let grants = user.get("/api/v1/users/me/quota/grants").await.expect(200);
+        assert_eq!(grants["items"].as_array().unwrap().len(), 1, "{grants}");
+        assert_eq!(
+            (&grants["items"][0]["kind"], &grants["items"][0]["amount"]),
+            (&json!("gift"), &json!(amount))
+        );
+        assert_eq!(user.get("/api/v1/users/me").await.expect(200)["quotaRemaining"], json!(amount));
+    }
+    let told = socket.read_until(|frame| frame["event"] == "quota.changed").await;
+    assert_eq!(told.last().unwrap()["data"]["remaining"], json!(5));
+}
+
+#[actix_web::test]
+async fn who_may_do_what_is_known_without_a_question_to_postgres() {
+    let app = TestApp::builder().own_postgres().start().await;
+    let (admin, user) = (app.admin().await, app.register_user().await);
+    app.postgres.with(|postgres| postgres.stop()).await;
+    // with PostgreSQL away the role is still known, and so is a body that does not fit
+    for (client, status) in [(&admin, 400), (&user, 403), (&app.client(), 401)] {
+        assert_eq!(client.post("/api/v1/admin/plans", json!({ "name": 7 })).await.status, status);
+    }
+    app.postgres.with(|postgres| postgres.start_again().unwrap()).await;
+}

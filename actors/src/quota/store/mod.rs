@@ -42,7 +42,7 @@ const ALL: [&str; 24] = [
 ];
 
 /// Prepares what is not prepared yet on this connection, in one round trip.
-pub(super) async fn prepare(client: &Client) -> Result<(), DatabaseError> {
+pub(crate) async fn prepare(client: &Client) -> Result<(), DatabaseError> {
     try_join_all(ALL.map(|sql| client.prepare_cached(sql))).await?;
     Ok(())
 }
