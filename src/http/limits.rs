@@ -1,14 +1,19 @@
 //! How often anybody may ask: the middleware of everything below `/api/v1`.
 //!
 //! It goes by method and path and not by handlers, so a route that is added later is under the limit without a
-//! word. Who is limited is who shows a valid access token, else the address; a ticket of a websocket counts for the
-//! address, because only its handler may use it up. Sign-ins, registrations and codes, whatever their outcome, count
+//! word. Who is limited is the user of a valid access token or API key, else the address; a ticket of a websocket counts
+//! for the address, because only its handler may use it up. Sign-ins, registrations and codes, whatever their outcome, count
 //! for the address and for the network around it as well.
 //!
 //! Answers say where the caller stands (`RateLimit-*`); of several limits they tell the one with the fewest
 //! requests left. The counting is `greenroom_actors::limits`.
 
-use super::{client_address::ClientAddress, error::ApiError, extract::User, state::State};
+use super::{
+    bearer::{Shown, look, look_at},
+    client_address::ClientAddress,
+    error::ApiError,
+    state::State,
+};
 use crate::ws::handshake::bearer_protocol;
 use actix_web::{
     Error, HttpRequest,
@@ -100,15 +105,15 @@ async fn charge(request: &HttpRequest) -> Result<Option<Standing>, ApiError> {
     let Some(state) = request.app_data::<web::Data<State>>().filter(|_| is_limited(path)) else {
         return Ok(None);
     };
-    Ok(state.limiter.charge(&charges(request, path, state.settings.request_limits)).await?)
+    Ok(state.limiter.charge(&charges(request, path, state.settings.request_limits).await).await?)
 }
 
-fn charges(request: &HttpRequest, path: &str, limits: RequestLimits) -> Vec<Charge> {
+async fn charges(request: &HttpRequest, path: &str, limits: RequestLimits) -> Vec<Charge> {
     let mut charges = Vec::new();
     if limits.per_minute > 0 {
         charges.push(Charge {
             limit: "requests",
-            subject: caller(request),
+            subject: caller(request).await,
             per_minute: limits.per_minute,
             without_redis: WithoutRedis::CountHere,
         });
@@ -132,15 +137,21 @@ fn is_sign_in(method: &Method, path: &str) -> bool {
     method == Method::POST && path.strip_prefix(BASE).is_some_and(|path| SIGN_IN.contains(&path))
 }
 
-/// The user whose token the request shows, else the address. What the token said is kept for the handler.
-fn caller(request: &HttpRequest) -> String {
+/// The user whose token or key the request shows, else the address. What it said is kept for the handler.
+async fn caller(request: &HttpRequest) -> String {
+    let user = |shown| match shown {
+        Shown::Token(user) => Ok(user.id),
+        Shown::Key(key) => Ok(key.user),
+    };
     let user = if request.headers().contains_key(AUTHORIZATION) {
-        User::of(request).ok()
+        look(request, user).await.ok()
+    } else if let Some(text) = bearer_protocol(request) {
+        look_at(request, &text, user).await.ok()
     } else {
-        bearer_protocol(request).and_then(|token| User::of_token(request, &token).ok())
+        None
     };
     match user {
-        Some(user) => format!("user:{}", user.id),
+        Some(user) => format!("user:{user}"),
         None => format!("address:{}", ClientAddress::of(request).subject()),
     }
 }

@@ -12,7 +12,7 @@ use super::{
     commands::{Job, failure},
     ledger::{Holder, Ledger, Needs, Writes},
     state::{Account, Phase},
-    store::{self, read, write},
+    store::{self, api_keys, read, write},
 };
 use crate::{
     database::{Database, DatabaseError, plan_by_index},
@@ -188,7 +188,7 @@ async fn transact(
 
 /// Locks, and reads what the commands need. The statements travel together; PostgreSQL runs them in order.
 async fn load(transaction: &Transaction<'_>, needs: &Needs, tools: &Tools) -> Result<Ledger, DatabaseError> {
-    let ((), users, now, live, due, holds, tasks, room, keys, referenced, corrections) = futures_util::try_join!(
+    let ((), users, now, live, due, holds, tasks, room, keys, allowances, referenced, corrections) = futures_util::try_join!(
         plan_by_index(transaction),
         read::lock_users(transaction, &needs.users),
         read::clock(transaction),
@@ -198,6 +198,7 @@ async fn load(transaction: &Transaction<'_>, needs: &Needs, tools: &Tools) -> Re
         read::tasks(transaction, needs),
         read::room_in_queue(transaction, &needs.starters, tools.queued_per_user),
         read::keys(transaction, &needs.keys),
+        api_keys::allowances(transaction, &needs.api_keys),
         read::grants_by_reference(transaction, &needs.references),
         read::corrections(transaction, needs),
     )?;
@@ -208,6 +209,7 @@ async fn load(transaction: &Transaction<'_>, needs: &Needs, tools: &Tools) -> Re
         room: room.into_iter().collect(),
         tasks: tasks.into_iter().collect(),
         keys: keys.into_iter().map(|row| ((row.user, row.key.clone()), row)).collect(),
+        allowances: allowances.into_iter().collect(),
         foreign_references: HashSet::new(),
         writes: Writes::default(),
     };
@@ -286,6 +288,8 @@ async fn write_decided(transaction: &Transaction<'_>, ledger: &Ledger) -> Result
         write::insert_adjustments(transaction, &accounts, now),
         write::forget_old_keys(transaction, &writes.keys),
         write::insert_keys(transaction, &writes.keys),
+        api_keys::add_spent(transaction, &writes.spent),
+        api_keys::take_back(transaction, &writes.spent),
         write::insert_events(transaction, &writes.events, now),
         write::insert_audit(transaction, &writes.audit),
         write::update_users(transaction, &changed),

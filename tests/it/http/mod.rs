@@ -1,5 +1,6 @@
 //! The HTTP interface, from outside.
 
+mod api_keys;
 mod bad_requests;
 mod contract;
 mod definitions;
