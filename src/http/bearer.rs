@@ -1,17 +1,24 @@
 //! What a request shows to say who calls: an access token, or an API key.
 //!
-//! A token says all by itself. A key is looked up, once for each request: the limit of requests and the handler share
-//! what was found, and no other request does, so that a key that is revoked works nowhere from then on. Routes say by the
-//! type of their caller what they take: [`User`] an access token alone, [`Scoped`] also a key that is for it.
+//! A token says all by itself. A key is looked up, once for each request, by the middleware [`look_up_key`]: an extractor
+//! that waited for PostgreSQL would be overtaken by those of path and body, and a stranger would hear of those. No other
+//! request uses what was found, so that a key that is revoked works nowhere from then on. Routes say by the type of their
+//! caller what they take: [`User`] an access token alone, [`Scoped`] also a key that is for it.
 
 use super::{
     error::{ApiError, ErrorCode},
     extract::{Caller, User},
     state::State,
 };
-use actix_web::{FromRequest, HttpMessage, HttpRequest, dev::Payload, http::header::AUTHORIZATION};
+use crate::ws::handshake::bearer_protocol;
+use actix_web::{
+    Error, FromRequest, HttpMessage, HttpRequest,
+    body::MessageBody,
+    dev::{Payload, ServiceRequest, ServiceResponse},
+    http::header::AUTHORIZATION,
+    middleware::Next,
+};
 use chrono::{DateTime, TimeDelta, Utc};
-use futures_util::future::{Either, LocalBoxFuture};
 use greenroom_actors::{
     clock::{Clock, SystemClock},
     ids::{ApiKeyId, SessionId, UserId},
@@ -33,9 +40,6 @@ const CHALLENGE_SCOPE: &str = "Bearer realm=\"greenroom\", error=\"insufficient_
 
 /// How long a socket of a key lasts at most; then the key is looked at again.
 const SOCKET_OF_KEY: TimeDelta = TimeDelta::hours(24);
-
-/// Who calls, known at once or when it was looked up: only a key costs a box.
-pub type Looked<T> = Either<Ready<Result<T, ApiError>>, LocalBoxFuture<'static, Result<T, ApiError>>>;
 
 /// What was shown, and is good.
 #[derive(Clone, Debug)]
@@ -123,18 +127,60 @@ impl<P: Purpose> Scoped<P> {
     ///
     /// # Errors
     /// As those of the extractor.
-    pub async fn of_text(request: &HttpRequest, text: &str) -> Result<Self, ApiError> {
-        look_at(request, text, Self::of).await
+    pub fn of_text(request: &HttpRequest, text: &str) -> Result<Self, ApiError> {
+        Shown::of_text(request, text).and_then(Self::of)
     }
 }
 
 impl<P: Purpose> FromRequest for Scoped<P> {
     type Error = ApiError;
-    type Future = Looked<Self>;
+    type Future = Ready<Result<Self, ApiError>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        look(request, Self::of)
+        ready(Shown::in_header(request).and_then(Self::of))
     }
+}
+
+impl Shown {
+    /// What the header for it shows.
+    ///
+    /// # Errors
+    /// 401 where it shows nothing that is good; what the look for a key has met.
+    pub fn in_header(request: &HttpRequest) -> Result<Self, ApiError> {
+        Self::of_text(request, text_in_header(request)?)
+    }
+
+    /// What `text` is, shown with `request` wherever.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn of_text(request: &HttpRequest, text: &str) -> Result<Self, ApiError> {
+        if text.starts_with(PREFIX) { key(request, text) } else { token(request, text) }
+    }
+}
+
+/// The middleware: looks the key up that a request shows, before anybody asks who calls.
+///
+/// # Errors
+/// What the service inside answers.
+pub async fn look_up_key<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<B>, Error> {
+    look_up(request.request()).await;
+    next.call(request).await
+}
+
+async fn look_up(request: &HttpRequest) {
+    let text = if request.headers().contains_key(AUTHORIZATION) {
+        text_in_header(request).ok().map(str::to_owned)
+    } else {
+        bearer_protocol(request)
+    };
+    let Some(text) = text.filter(|text| text.starts_with(PREFIX)) else { return };
+    let Ok(state) = State::of(request) else { return };
+    let found = state.api_keys.find(&text).await.map_err(|error| ApiError::from(error).code());
+    request.extensions_mut().insert(LookedUp { text, found });
 }
 
 /// A key that is good, and not for this.
@@ -142,31 +188,7 @@ pub(super) fn scope_missing() -> ApiError {
     ApiError::new(ErrorCode::ScopeMissing).with_challenge(CHALLENGE_SCOPE)
 }
 
-/// Looks at what the header for it shows, and takes of it what is wanted.
-pub(super) fn look<T: 'static>(request: &HttpRequest, take: fn(Shown) -> Result<T, ApiError>) -> Looked<T> {
-    match in_header(request) {
-        Ok(text) => look_at(request, text, take),
-        Err(refusal) => Either::Left(ready(Err(refusal))),
-    }
-}
-
-/// The same of `text`, wherever it was shown.
-pub(super) fn look_at<T: 'static>(
-    request: &HttpRequest,
-    text: &str,
-    take: fn(Shown) -> Result<T, ApiError>,
-) -> Looked<T> {
-    if !text.starts_with(PREFIX) {
-        return Either::Left(ready(token(request, text).and_then(take)));
-    }
-    if let Some(known) = request.extensions().get::<LookedUp>().and_then(|known| known.says_of(text)) {
-        return Either::Left(ready(known.and_then(take)));
-    }
-    let (request, text) = (request.clone(), text.to_owned());
-    Either::Right(Box::pin(async move { look_up(&request, text).await.and_then(take) }))
-}
-
-fn in_header(request: &HttpRequest) -> Result<&str, ApiError> {
+fn text_in_header(request: &HttpRequest) -> Result<&str, ApiError> {
     let mut headers = request.headers().get_all(AUTHORIZATION);
     let header = headers.next().ok_or_else(|| ApiError::unauthenticated(CHALLENGE))?;
     let invalid = || ApiError::unauthenticated(CHALLENGE_INVALID);
@@ -213,32 +235,24 @@ fn token(request: &HttpRequest, token: &str) -> Result<Shown, ApiError> {
     }))
 }
 
-/// Left in the request, so that limit and handler look its key up once.
+/// Left in the request by the middleware.
 struct LookedUp {
     text: String,
     found: Result<ApiKey, ErrorCode>,
 }
 
-impl LookedUp {
-    fn says_of(&self, text: &str) -> Option<Result<Shown, ApiError>> {
-        (self.text == text).then(|| self.found.clone().map(Shown::Key).map_err(refused))
-    }
-}
-
-async fn look_up(request: &HttpRequest, text: String) -> Result<Shown, ApiError> {
-    let found = State::of(request)?.api_keys.find(&text).await;
-    let found = found.map_err(|error| ApiError::from(error).code());
-    if let Ok(key) = &found {
-        request.extensions_mut().insert(Caller(key.user));
-    }
-    request.extensions_mut().insert(LookedUp { text, found: found.clone() });
-    found.map(Shown::Key).map_err(refused)
-}
-
-fn refused(code: ErrorCode) -> ApiError {
-    match code {
+fn key(request: &HttpRequest, text: &str) -> Result<Shown, ApiError> {
+    let known =
+        request.extensions().get::<LookedUp>().filter(|known| known.text == text).map(|it| it.found.clone());
+    let Some(found) = known else {
+        tracing::error!("an API key was shown and not looked up");
+        return Err(ApiError::new(ErrorCode::Internal));
+    };
+    let key = found.map_err(|code| match code {
         ErrorCode::Unauthenticated => ApiError::unauthenticated(CHALLENGE_INVALID),
         ErrorCode::Unavailable => ApiError::unavailable(),
         code => ApiError::new(code),
-    }
+    })?;
+    request.extensions_mut().insert(Caller(key.user));
+    Ok(Shown::Key(key))
 }

@@ -5,7 +5,7 @@
 //! store is read. An API key, which `bearer.rs` looks up, is none of them, whoever's it is.
 
 use super::{
-    bearer::{Looked, Shown, look, scope_missing},
+    bearer::{Shown, scope_missing},
     client_address::ClientAddress,
     error::{ApiError, ErrorCode},
     state::State,
@@ -81,8 +81,8 @@ impl State {
 }
 
 impl User {
-    fn of(shown: Shown) -> Result<Self, ApiError> {
-        match shown {
+    fn of(request: &HttpRequest) -> Result<Self, ApiError> {
+        match Shown::in_header(request)? {
             Shown::Token(user) => Ok(user),
             Shown::Key(_) => Err(scope_missing()),
         }
@@ -91,34 +91,34 @@ impl User {
 
 impl FromRequest for User {
     type Error = ApiError;
-    type Future = Looked<Self>;
+    type Future = Ready<Result<Self, ApiError>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        look(request, Self::of)
+        ready(Self::of(request))
     }
 }
 
 impl FromRequest for Admin {
     type Error = ApiError;
-    type Future = Looked<Self>;
+    type Future = Ready<Result<Self, ApiError>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        look(request, |shown| match User::of(shown)? {
-            user if user.role == Role::Admin => Ok(Self(user)),
-            _ => Err(ApiError::new(ErrorCode::Forbidden)),
-        })
+        ready(User::of(request).and_then(|user| match user.role {
+            Role::Admin => Ok(Self(user)),
+            Role::User | Role::Support => Err(ApiError::new(ErrorCode::Forbidden)),
+        }))
     }
 }
 
 impl FromRequest for Support {
     type Error = ApiError;
-    type Future = Looked<Self>;
+    type Future = Ready<Result<Self, ApiError>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        look(request, |shown| match User::of(shown)? {
-            user if matches!(user.role, Role::Admin | Role::Support) => Ok(Self(user)),
-            _ => Err(ApiError::new(ErrorCode::Forbidden)),
-        })
+        ready(User::of(request).and_then(|user| match user.role {
+            Role::Admin | Role::Support => Ok(Self(user)),
+            Role::User => Err(ApiError::new(ErrorCode::Forbidden)),
+        }))
     }
 }
 

@@ -8,12 +8,7 @@
 //! Answers say where the caller stands (`RateLimit-*`); of several limits they tell the one with the fewest
 //! requests left. The counting is `greenroom_actors::limits`.
 
-use super::{
-    bearer::{Shown, look, look_at},
-    client_address::ClientAddress,
-    error::ApiError,
-    state::State,
-};
+use super::{bearer::Shown, client_address::ClientAddress, error::ApiError, state::State};
 use crate::ws::handshake::bearer_protocol;
 use actix_web::{
     Error, HttpRequest,
@@ -105,15 +100,15 @@ async fn charge(request: &HttpRequest) -> Result<Option<Standing>, ApiError> {
     let Some(state) = request.app_data::<web::Data<State>>().filter(|_| is_limited(path)) else {
         return Ok(None);
     };
-    Ok(state.limiter.charge(&charges(request, path, state.settings.request_limits).await).await?)
+    Ok(state.limiter.charge(&charges(request, path, state.settings.request_limits)).await?)
 }
 
-async fn charges(request: &HttpRequest, path: &str, limits: RequestLimits) -> Vec<Charge> {
+fn charges(request: &HttpRequest, path: &str, limits: RequestLimits) -> Vec<Charge> {
     let mut charges = Vec::new();
     if limits.per_minute > 0 {
         charges.push(Charge {
             limit: "requests",
-            subject: caller(request).await,
+            subject: caller(request),
             per_minute: limits.per_minute,
             without_redis: WithoutRedis::CountHere,
         });
@@ -138,20 +133,15 @@ fn is_sign_in(method: &Method, path: &str) -> bool {
 }
 
 /// The user whose token or key the request shows, else the address. What it said is kept for the handler.
-async fn caller(request: &HttpRequest) -> String {
-    let user = |shown| match shown {
-        Shown::Token(user) => Ok(user.id),
-        Shown::Key(key) => Ok(key.user),
-    };
-    let user = if request.headers().contains_key(AUTHORIZATION) {
-        look(request, user).await.ok()
-    } else if let Some(text) = bearer_protocol(request) {
-        look_at(request, &text, user).await.ok()
+fn caller(request: &HttpRequest) -> String {
+    let shown = if request.headers().contains_key(AUTHORIZATION) {
+        Shown::in_header(request).ok()
     } else {
-        None
+        bearer_protocol(request).and_then(|text| Shown::of_text(request, &text).ok())
     };
-    match user {
-        Some(user) => format!("user:{user}"),
+    match shown {
+        Some(Shown::Token(user)) => format!("user:{}", user.id),
+        Some(Shown::Key(key)) => format!("user:{}", key.user),
         None => format!("address:{}", ClientAddress::of(request).subject()),
     }
 }

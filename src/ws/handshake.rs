@@ -94,7 +94,7 @@ pub(crate) async fn connect(
     let bearer = if request.headers().contains_key(AUTHORIZATION) {
         *Scoped::<Read>::extract(&request).await?
     } else if let Some(text) = bearer_protocol(&request) {
-        *Scoped::<Read>::of_text(&request, &text).await?
+        *Scoped::<Read>::of_text(&request, &text)?
     } else if let Some(ticket) = ticket {
         ticket::redeem(&state.live.tickets, &ticket).await?
     } else {
