@@ -97,3 +97,7 @@ id! {
     /// One sign-in of one user on one device.
     SessionId
 }
+id! {
+    /// A key by which programs call in a user's name.
+    ApiKeyId
+}

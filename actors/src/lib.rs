@@ -3,7 +3,7 @@
 //!
 //! | actor | owns | accepts | calls | after a failure |
 //! |---|---|---|---|---|
-//! | `quota` (shards by user) | `users.quota_*`, `quota_*` tables | `Reserve`, `Confirm`, `Cancel`, `Grant`, `Correct`, `ExpireDue` | stream | fresh, from PostgreSQL |
+//! | `quota` (shards by user) | `users.quota_*`, `quota_*` tables, `api_key_usage` | `Reserve`, `Confirm`, `Cancel`, `Grant`, `Correct`, `ExpireDue` | stream | fresh, from PostgreSQL |
 //! | `pipeline` (engine; a run per task) | `tasks`, `task_steps`, `step_attempts`, `replicas`, `provider_slots` | `StartTask`, `CancelTask`, `TakeCallback` | quota, stream | engine claims again; a run is rebuilt from its rows |
 //! | `session` | identity columns of `users` | `Register`, `SignIn` | stream | fresh |
 //! | `signals` | nothing: hints between replicas, over Redis | none | none | fresh |

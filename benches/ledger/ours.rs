@@ -58,6 +58,7 @@ fn task(number: usize) -> NewTask {
         queue: String::new(),
         has_fallback: false,
         quota_cost: 1,
+        api_key: None,
         input: json!({ "photo": "0190d0c4-0000-7000-8000-000000000000" }),
     }
 }

@@ -186,7 +186,8 @@ async fn work(pipeline: PipelineHandle, id: PipelineId, seed: u64, progress: Rc<
         progress.may_start.acquire().await?.forget();
         let user = user(random.random_range(0..MANY));
         let input = json!({"photo": "0190d0c4-0000-7000-8000-000000000000"});
-        let start = StartTask { task: TaskId::new(), user, pipeline: id, input, idempotency: None };
+        let start =
+            StartTask { task: TaskId::new(), user, pipeline: id, input, api_key: None, idempotency: None };
         pipeline.start_task(start).await?;
         started += 1;
     }

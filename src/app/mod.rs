@@ -31,7 +31,8 @@ use greenroom_actors::{
     limits::Limiter,
     quota::{QuotaHandle, QuotaSettings},
     records::{
-        audit_log::AuditLog, pipelines::Pipelines, plans::Plans, security_log::SecurityLog, users::Users,
+        api_keys::ApiKeys, audit_log::AuditLog, pipelines::Pipelines, plans::Plans,
+        security_log::SecurityLog, users::Users,
     },
     redis_client::RedisClient,
     session::{
@@ -155,6 +156,7 @@ pub async fn run(
         upkeep,
         audit_log: AuditLog::new(database.clone()),
         security_log: SecurityLog::new(database.clone()),
+        api_keys: ApiKeys::new(database.clone(), signals.clone()),
         users: Users::new(database.clone()),
         plans: Plans::new(database.clone()),
         live: Live {

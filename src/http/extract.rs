@@ -1,35 +1,27 @@
 //! Who calls, and which thing the path names.
 //!
 //! Handlers take the caller as their first argument: it is looked at before path, query and body, so that nobody
-//! learns from a stranger's request whether an id exists. The token alone decides; no store is read.
+//! learns from a stranger's request whether an id exists. The types here are for access tokens, which decide alone; no
+//! store is read. An API key, which `bearer.rs` looks up, is none of them, whoever's it is.
 
 use super::{
+    bearer::{Shown, scope_missing},
     client_address::ClientAddress,
     error::{ApiError, ErrorCode},
     state::State,
 };
-use actix_web::{
-    FromRequest, HttpMessage, HttpRequest,
-    dev::Payload,
-    http::header::{AUTHORIZATION, USER_AGENT},
-    web,
-};
+use actix_web::{FromRequest, HttpMessage, HttpRequest, dev::Payload, http::header::USER_AGENT, web};
 use chrono::{DateTime, Utc};
 use greenroom_actors::{
     ids::{SessionId, UserId},
-    session::{Claims, InvalidToken, Origin, Role},
+    session::{Origin, Role},
 };
 use std::{
     future::{Ready, ready},
     str::FromStr,
 };
 
-/// What a request without a token is told.
-const CHALLENGE: &str = "Bearer realm=\"greenroom\"";
-/// What a request with a bad token is told.
-const CHALLENGE_INVALID: &str = "Bearer realm=\"greenroom\", error=\"invalid_token\"";
-
-/// Anybody signed in.
+/// Anybody signed in. An API key is refused: it is for its scopes alone.
 #[derive(Clone, Copy, Debug)]
 pub struct User {
     /// Who.
@@ -75,18 +67,6 @@ impl FromRequest for ClientOrigin {
 #[derive(Clone, Copy, Debug)]
 pub struct Caller(pub UserId);
 
-/// Left in the request, so that limit and handler verify its token once.
-struct Verified {
-    token: String,
-    claims: Result<Claims, InvalidToken>,
-}
-
-impl Verified {
-    fn says_of(&self, token: &str) -> Option<Result<Claims, InvalidToken>> {
-        (self.token == token).then_some(self.claims)
-    }
-}
-
 impl State {
     /// The state of the service that handles `request`.
     ///
@@ -101,47 +81,11 @@ impl State {
 }
 
 impl User {
-    /// Whoever shows a token in the header for it.
-    ///
-    /// # Errors
-    /// 401 where there is none, or it is not one of ours.
-    pub fn of(request: &HttpRequest) -> Result<Self, ApiError> {
-        let mut headers = request.headers().get_all(AUTHORIZATION);
-        let header = headers.next().ok_or_else(|| ApiError::unauthenticated(CHALLENGE))?;
-        let invalid = || ApiError::unauthenticated(CHALLENGE_INVALID);
-        if headers.next().is_some() {
-            return Err(invalid());
+    fn of(request: &HttpRequest) -> Result<Self, ApiError> {
+        match Shown::in_header(request)? {
+            Shown::Token(user) => Ok(user),
+            Shown::Key(_) => Err(scope_missing()),
         }
-        let (scheme, token) =
-            header.to_str().ok().and_then(|text| text.split_once(' ')).ok_or_else(invalid)?;
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return Err(ApiError::unauthenticated(CHALLENGE));
-        }
-        Self::of_token(request, token.trim())
-    }
-
-    /// Whoever shows `token` with `request`.
-    ///
-    /// # Errors
-    /// 401 where the token is not one of ours.
-    pub fn of_token(request: &HttpRequest, token: &str) -> Result<Self, ApiError> {
-        let known = request.extensions().get::<Verified>().and_then(|verified| verified.says_of(token));
-        let claims = match known {
-            Some(claims) => claims,
-            None => {
-                let claims = State::of(request)?.tokens.verify(token);
-                request.extensions_mut().insert(Verified { token: token.to_owned(), claims });
-                claims
-            }
-        };
-        let claims = claims.map_err(|_| ApiError::unauthenticated(CHALLENGE_INVALID))?;
-        request.extensions_mut().insert(Caller(claims.user));
-        Ok(Self {
-            id: claims.user,
-            role: claims.role,
-            session: claims.session,
-            expires_at: claims.expires_at,
-        })
     }
 }
 

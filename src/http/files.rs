@@ -1,8 +1,9 @@
 //! Files: announced here, sent straight to the object store, and fetched from there by short-lived links.
 
 use super::{
+    bearer::{self, ReadFiles, Scoped},
     error::{ApiError, ErrorCode, FieldError},
-    extract::{Id, User},
+    extract::Id,
     json::{OptionalJson, ValidJson},
     language::Text,
     paging::{NoQuery, ValidQuery},
@@ -11,7 +12,7 @@ use super::{
 use actix_web::{HttpResponse, delete, get, http::header::LOCATION, post, web};
 use chrono::{DateTime, Utc};
 use greenroom_actors::{
-    ids::{FileId, TaskId},
+    ids::{FileId, TaskId, UserId},
     object_store::PresignedUpload,
     records::files::{File, NewUpload},
 };
@@ -125,7 +126,7 @@ struct AnnouncedFile {
 }
 
 impl NewFile {
-    fn checked(self, caller: User, state: &State) -> Result<NewUpload, ApiError> {
+    fn checked(self, user: UserId, state: &State) -> Result<NewUpload, ApiError> {
         let uploads = &state.settings.uploads;
         let mut errors = Vec::new();
         let mut refuse = |path: &str, message| errors.push(FieldError { path: path.to_owned(), message });
@@ -155,7 +156,7 @@ impl NewFile {
             );
         }
         if errors.is_empty() {
-            Ok(NewUpload { user: caller.id, name, content_type, size: self.size })
+            Ok(NewUpload { user, name, content_type, size: self.size })
         } else {
             Err(ApiError::new(ErrorCode::ValidationFailed).with_errors(errors))
         }
@@ -170,15 +171,15 @@ impl NewFile {
         (status = 201, description = "Send the bytes now.", body = AnnouncedFile),
         (status = 422, description = "A type or size this installation does not take."),
     ),
-    security(("bearer" = [])),
+    security(("bearer" = []), ("apiKey" = ["files"])),
 )]
 #[post("/files")]
 pub(super) async fn create_file(
-    caller: User,
+    caller: Scoped<bearer::Files>,
     state: web::Data<State>,
     body: ValidJson<NewFile>,
 ) -> Result<HttpResponse, ApiError> {
-    let file = state.files.announce(&body.body.checked(caller, &state)?).await?;
+    let file = state.files.announce(&body.body.checked(caller.id, &state)?).await?;
     let lasting = state.settings.uploads.lasting;
     let upload = state.files.store().presign_upload(&file.object_key, &file.content_type, file.size, lasting);
     Ok(HttpResponse::Created()
@@ -200,11 +201,11 @@ pub(super) struct NoFields {}
         (status = 404, description = "No such file of yours."),
         (status = 409, description = "The bytes are not there in full: `UPLOAD_INCOMPLETE`."),
     ),
-    security(("bearer" = [])),
+    security(("bearer" = []), ("apiKey" = ["files"])),
 )]
 #[post("/files/{id}/complete")]
 pub(super) async fn complete_file(
-    caller: User,
+    caller: Scoped<bearer::Files>,
     id: Id<FileId>,
     state: web::Data<State>,
     _: OptionalJson<NoFields>,
@@ -221,11 +222,11 @@ pub(super) async fn complete_file(
         (status = 200, description = "The file.", body = FileView),
         (status = 404, description = "No such file of yours."),
     ),
-    security(("bearer" = [])),
+    security(("bearer" = []), ("apiKey" = ["files"]), ("apiKey" = ["read"])),
 )]
 #[get("/files/{id}")]
 pub(super) async fn get_file(
-    caller: User,
+    caller: Scoped<ReadFiles>,
     id: Id<FileId>,
     _: ValidQuery<NoQuery>,
     state: web::Data<State>,
@@ -243,11 +244,11 @@ pub(super) async fn get_file(
         (status = 404, description = "No such file of yours."),
         (status = 409, description = "The bytes are not there in full: `UPLOAD_INCOMPLETE`."),
     ),
-    security(("bearer" = [])),
+    security(("bearer" = []), ("apiKey" = ["files"]), ("apiKey" = ["read"])),
 )]
 #[get("/files/{id}/content")]
 pub(super) async fn get_file_content(
-    caller: User,
+    caller: Scoped<ReadFiles>,
     id: Id<FileId>,
     _: ValidQuery<NoQuery>,
     state: web::Data<State>,
@@ -266,11 +267,11 @@ pub(super) async fn get_file_content(
         (status = 404, description = "No such file of yours."),
         (status = 409, description = "A task of yours that has not ended uses it."),
     ),
-    security(("bearer" = [])),
+    security(("bearer" = []), ("apiKey" = ["files"])),
 )]
 #[delete("/files/{id}")]
 pub(super) async fn delete_file(
-    caller: User,
+    caller: Scoped<bearer::Files>,
     id: Id<FileId>,
     _: ValidQuery<NoQuery>,
     state: web::Data<State>,

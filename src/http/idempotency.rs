@@ -57,6 +57,12 @@ impl FromRequest for IdempotencyKey {
 }
 
 impl IdempotencyKey {
+    /// The key itself, for what is remembered otherwise than by an answer.
+    #[must_use]
+    pub fn into_text(self) -> Option<String> {
+        self.0
+    }
+
     /// Marks the key as in progress until the claim is dropped. `render` makes the body of the first answer.
     ///
     /// # Errors

@@ -1,14 +1,14 @@
 //! How often anybody may ask: the middleware of everything below `/api/v1`.
 //!
 //! It goes by method and path and not by handlers, so a route that is added later is under the limit without a
-//! word. Who is limited is who shows a valid access token, else the address; a ticket of a websocket counts for the
-//! address, because only its handler may use it up. Sign-ins, registrations and codes, whatever their outcome, count
+//! word. Who is limited is the user of a valid access token or API key, else the address; a ticket of a websocket counts
+//! for the address, because only its handler may use it up. Sign-ins, registrations and codes, whatever their outcome, count
 //! for the address and for the network around it as well.
 //!
 //! Answers say where the caller stands (`RateLimit-*`); of several limits they tell the one with the fewest
 //! requests left. The counting is `greenroom_actors::limits`.
 
-use super::{client_address::ClientAddress, error::ApiError, extract::User, state::State};
+use super::{bearer::Shown, client_address::ClientAddress, error::ApiError, state::State};
 use crate::ws::handshake::bearer_protocol;
 use actix_web::{
     Error, HttpRequest,
@@ -132,15 +132,16 @@ fn is_sign_in(method: &Method, path: &str) -> bool {
     method == Method::POST && path.strip_prefix(BASE).is_some_and(|path| SIGN_IN.contains(&path))
 }
 
-/// The user whose token the request shows, else the address. What the token said is kept for the handler.
+/// The user whose token or key the request shows, else the address. What it said is kept for the handler.
 fn caller(request: &HttpRequest) -> String {
-    let user = if request.headers().contains_key(AUTHORIZATION) {
-        User::of(request).ok()
+    let shown = if request.headers().contains_key(AUTHORIZATION) {
+        Shown::in_header(request).ok()
     } else {
-        bearer_protocol(request).and_then(|token| User::of_token(request, &token).ok())
+        bearer_protocol(request).and_then(|text| Shown::of_text(request, &text).ok())
     };
-    match user {
-        Some(user) => format!("user:{}", user.id),
+    match shown {
+        Some(Shown::Token(user)) => format!("user:{}", user.id),
+        Some(Shown::Key(key)) => format!("user:{}", key.user),
         None => format!("address:{}", ClientAddress::of(request).subject()),
     }
 }

@@ -7,7 +7,10 @@
 //! (`/openapi.json`) and the answer to a wrong method are made from the same table.
 
 mod admin;
+mod amount;
+mod api_keys;
 mod auth;
+pub mod bearer;
 pub mod client_address;
 pub mod context;
 pub mod error;
@@ -82,6 +85,9 @@ fn routes(config: &mut ServiceConfig) {
             .service(sessions::change_phone)
             .service(sessions::bind_wechat)
             .service(security_log::list_own_security_log)
+            .service(api_keys::list_api_keys)
+            .service(api_keys::create_api_key)
+            .service(api_keys::revoke_api_key)
             .service(quota::get_quota)
             .service(quota::list_transactions)
             .service(quota::list_grants)

@@ -46,11 +46,18 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
         .bearer_format("JWT")
         .description(Some("The `accessToken` of a sign-in."))
         .build();
-    document
-        .components
-        .get_or_insert_default()
-        .security_schemes
-        .insert("bearer".to_owned(), RefOr::T(SecurityScheme::Http(bearer)));
+    let api_key = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .bearer_format("grk_...")
+        .description(Some(
+            "A key of `POST /api/v1/users/me/api-keys`, for programs. An operation that takes one names the scope that \
+             it needs, or one of those; every other operation answers `403 SCOPE_MISSING` to a key.",
+        ))
+        .build();
+    for (name, scheme) in [("bearer", bearer), ("apiKey", api_key)] {
+        let schemes = &mut document.components.get_or_insert_default().security_schemes;
+        schemes.insert(name.to_owned(), RefOr::T(SecurityScheme::Http(scheme)));
+    }
     for (path, item) in &mut document.paths.paths {
         let parameters = item.parameters.is_some();
         for (_, operation) in operations(item) {
@@ -83,10 +90,12 @@ fn describe_refusals(operation: &mut Operation, item_has_parameters: bool) {
         ("503", "Certainly not done; come back after `Retry-After`."),
     ];
     if operation.security.is_some() {
-        refusals.push(("401", "No valid access token."));
-        if operation.tags.iter().flatten().any(|tag| tag == "admin") {
-            refusals.push(("403", "Not an admin."));
-        }
+        refusals.push(("401", "No valid access token, nor an API key."));
+        let is_admins = operation.tags.iter().flatten().any(|tag| tag == "admin");
+        refusals.push((
+            "403",
+            if is_admins { "Not an admin." } else { "`SCOPE_MISSING` to an API key that is not for it." },
+        ));
     }
     if operation.request_body.is_some() {
         refusals.push(("400", "Not JSON, or a field that does not fit."));

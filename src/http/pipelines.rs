@@ -1,8 +1,9 @@
 //! What tasks can be started of.
 
 use super::{
+    bearer::{Read, Scoped},
     error::{ApiError, ErrorCode},
-    extract::{Id, User},
+    extract::Id,
     paging::{List, Page, PageQuery, ValidQuery},
     state::State,
 };
@@ -52,13 +53,13 @@ impl From<Published> for PipelineView {
 /// Lists what tasks can be started of, newest first.
 #[utoipa::path(
     tag = "pipelines",
-    security(("bearer" = [])),
+    security(("bearer" = []), ("apiKey" = ["read"])),
     params(PageQuery),
     responses((status = 200, description = "A page of them.", body = List<PipelineView>))
 )]
 #[get("/pipelines")]
 pub(super) async fn list_pipelines(
-    _: User,
+    _: Scoped<Read>,
     state: web::Data<State>,
     query: ValidQuery<PageQuery>,
 ) -> Result<HttpResponse, ApiError> {
@@ -70,7 +71,7 @@ pub(super) async fn list_pipelines(
 /// One published pipeline.
 #[utoipa::path(
     tag = "pipelines",
-    security(("bearer" = [])),
+    security(("bearer" = []), ("apiKey" = ["read"])),
     params(("id" = String, Path)),
     responses(
         (status = 200, description = "The pipeline.", body = PipelineView),
@@ -79,7 +80,7 @@ pub(super) async fn list_pipelines(
 )]
 #[get("/pipelines/{id}")]
 pub(super) async fn get_pipeline(
-    _: User,
+    _: Scoped<Read>,
     id: Id<PipelineId>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, ApiError> {

@@ -1,8 +1,8 @@
 //! What a user can spend, and the books behind it.
 
 use super::{
+    bearer::{Read, Scoped},
     error::{ApiError, ErrorCode},
-    extract::User,
     language::Text,
     paging::{List, Page, PageQuery, ValidQuery},
     state::State,
@@ -149,11 +149,11 @@ impl From<StatementRow> for StatementRowView {
 /// What can be spent.
 #[utoipa::path(
     tag = "quota",
-    security(("bearer" = [])),
+    security(("bearer" = []), ("apiKey" = ["read"])),
     responses((status = 200, description = "Units left and held.", body = QuotaView))
 )]
 #[get("/users/me/quota")]
-pub(super) async fn get_quota(user: User, state: web::Data<State>) -> Result<HttpResponse, ApiError> {
+pub(super) async fn get_quota(user: Scoped<Read>, state: web::Data<State>) -> Result<HttpResponse, ApiError> {
     let quota = state.quota.quota(user.id).await?;
     Ok(HttpResponse::Ok().json(QuotaView::from(quota)))
 }
@@ -161,13 +161,13 @@ pub(super) async fn get_quota(user: User, state: web::Data<State>) -> Result<Htt
 /// Lists holds and charges, newest first.
 #[utoipa::path(
     tag = "quota",
-    security(("bearer" = [])),
+    security(("bearer" = []), ("apiKey" = ["read"])),
     params(PageQuery),
     responses((status = 200, description = "A page of them.", body = List<TransactionView>))
 )]
 #[get("/users/me/quota/transactions")]
 pub(super) async fn list_transactions(
-    user: User,
+    user: Scoped<Read>,
     state: web::Data<State>,
     query: ValidQuery<PageQuery>,
 ) -> Result<HttpResponse, ApiError> {
@@ -179,13 +179,13 @@ pub(super) async fn list_transactions(
 /// Lists what came in, newest first.
 #[utoipa::path(
     tag = "quota",
-    security(("bearer" = [])),
+    security(("bearer" = []), ("apiKey" = ["read"])),
     params(PageQuery),
     responses((status = 200, description = "A page of them.", body = List<GrantView>))
 )]
 #[get("/users/me/quota/grants")]
 pub(super) async fn list_grants(
-    user: User,
+    user: Scoped<Read>,
     state: web::Data<State>,
     query: ValidQuery<PageQuery>,
 ) -> Result<HttpResponse, ApiError> {
@@ -227,7 +227,7 @@ impl<'de> Deserialize<'de> for Moment {
 /// rows alone.
 #[utoipa::path(
     tag = "quota",
-    security(("bearer" = [])),
+    security(("bearer" = []), ("apiKey" = ["read"])),
     params(Period),
     responses((
         status = 200,
@@ -237,7 +237,7 @@ impl<'de> Deserialize<'de> for Moment {
 )]
 #[get("/users/me/quota/statement")]
 pub(super) async fn get_statement(
-    user: User,
+    user: Scoped<Read>,
     state: web::Data<State>,
     request: HttpRequest,
     query: ValidQuery<Period>,

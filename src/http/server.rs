@@ -1,6 +1,6 @@
 //! The listener and its limits.
 
-use super::{configure, context::context, limits::limit, state::State};
+use super::{bearer::look_up_key, configure, context::context, limits::limit, state::State};
 use crate::ws;
 use actix_cors::Cors;
 use actix_web::{
@@ -36,8 +36,9 @@ pub fn serve(
         let origins = &state.settings.cors_origins;
         App::new()
             .app_data(state.clone())
-            // inside of what a browser needs to read a refusal
+            // inside of the look for a key, whose user's request it is, and of what a browser needs to read a refusal
             .wrap(from_fn(limit))
+            .wrap(from_fn(look_up_key))
             .wrap(Condition::new(!origins.is_empty(), cors(origins)))
             .wrap(from_fn(context))
             .configure(configure)

@@ -9,8 +9,8 @@ use greenroom_actors::{
     pipeline::PipelineHandle,
     quota::QuotaHandle,
     records::{
-        audit_log::AuditLog, files::Files, pipelines::Pipelines, plans::Plans, providers::Providers,
-        security_log::SecurityLog, users::Users,
+        api_keys::ApiKeys, audit_log::AuditLog, files::Files, pipelines::Pipelines, plans::Plans,
+        providers::Providers, security_log::SecurityLog, users::Users,
     },
     session::{AccessTokens, SessionHandle},
     supervisor::Supervisor,
@@ -38,6 +38,8 @@ pub struct State {
     pub audit_log: AuditLog,
     /// What happened to accounts.
     pub security_log: SecurityLog,
+    /// Keys by which programs call.
+    pub api_keys: ApiKeys,
     /// Profiles.
     pub users: Users,
     /// What can be bought.

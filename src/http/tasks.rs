@@ -1,8 +1,9 @@
 //! Runs of pipelines.
 
 use super::{
+    bearer::{Read, Scoped, Tasks},
     error::{ApiError, ErrorCode, asked_twice},
-    extract::{Id, User},
+    extract::Id,
     files::FileView,
     idempotency::IdempotencyKey,
     json::ValidJson,
@@ -237,13 +238,13 @@ struct NewTask {
 /// Starts a task: its cost is held and it is queued, all at once or not at all.
 #[utoipa::path(
     tag = "tasks",
-    security(("bearer" = [])),
+    security(("bearer" = []), ("apiKey" = ["tasks"])),
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 128 printable characters.")),
     request_body = NewTask,
     responses(
         (status = 202, description = "Queued.", body = TaskView, headers(("Location" = String, description = "The task."))),
-        (status = 402, description = "`QUOTA_INSUFFICIENT`"),
-        (status = 403, description = "`MEMBERSHIP_REQUIRED`"),
+        (status = 402, description = "`QUOTA_INSUFFICIENT`, `API_KEY_LIMIT`"),
+        (status = 403, description = "`MEMBERSHIP_REQUIRED`, `SCOPE_MISSING`"),
         (status = 404, description = "`PIPELINE_NOT_FOUND`"),
         (status = 409, description = "`IDEMPOTENCY_IN_PROGRESS`"),
         (status = 422, description = "`INPUT_INVALID` with paths into the input, `IDEMPOTENCY_KEY_REUSED`"),
@@ -254,7 +255,7 @@ struct NewTask {
 )]
 #[post("/tasks")]
 pub(super) async fn create_task(
-    user: User,
+    user: Scoped<Tasks>,
     key: IdempotencyKey,
     state: web::Data<State>,
     request: HttpRequest,
@@ -268,6 +269,7 @@ pub(super) async fn create_task(
         user: user.id,
         pipeline,
         input: body.input,
+        api_key: user.key,
         idempotency: claim.idempotent(),
     };
     let answer = asked_twice(|| state.pipeline.start_task(command.clone())).await?;
@@ -307,13 +309,13 @@ struct TasksQuery {
 /// Lists the user's tasks, newest first.
 #[utoipa::path(
     tag = "tasks",
-    security(("bearer" = [])),
+    security(("bearer" = []), ("apiKey" = ["read"])),
     params(TasksQuery),
     responses((status = 200, description = "A page of them.", body = List<TaskView>))
 )]
 #[get("/tasks")]
 pub(super) async fn list_tasks(
-    user: User,
+    user: Scoped<Read>,
     state: web::Data<State>,
     query: ValidQuery<TasksQuery>,
 ) -> Result<HttpResponse, ApiError> {
@@ -334,7 +336,7 @@ pub(super) async fn list_tasks(
 /// One task with its steps and the calls they made.
 #[utoipa::path(
     tag = "tasks",
-    security(("bearer" = [])),
+    security(("bearer" = []), ("apiKey" = ["read"])),
     params(("id" = String, Path)),
     responses(
         (status = 200, description = "The task.", body = TaskDetail),
@@ -343,7 +345,7 @@ pub(super) async fn list_tasks(
 )]
 #[get("/tasks/{id}")]
 pub(super) async fn get_task(
-    user: User,
+    user: Scoped<Read>,
     id: Id<TaskId>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, ApiError> {
@@ -368,7 +370,7 @@ pub(super) async fn get_task(
 /// Ends a task and returns its quota. A cancelled one is answered again.
 #[utoipa::path(
     tag = "tasks",
-    security(("bearer" = [])),
+    security(("bearer" = []), ("apiKey" = ["tasks"])),
     params(("id" = String, Path)),
     responses(
         (status = 202, description = "Cancelled.", body = TaskView),
@@ -379,7 +381,7 @@ pub(super) async fn get_task(
 )]
 #[post("/tasks/{id}/cancel")]
 pub(super) async fn cancel_task(
-    user: User,
+    user: Scoped<Tasks>,
     id: Id<TaskId>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, ApiError> {

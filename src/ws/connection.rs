@@ -10,8 +10,8 @@ use super::{
 };
 use crate::http::{
     State,
+    bearer::Bearer,
     error::{ApiError, ErrorCode},
-    extract::User,
     language::{Language, Text},
     tasks::TaskView,
 };
@@ -73,14 +73,14 @@ impl Connection {
     pub(super) fn open(
         state: web::Data<State>,
         socket: OpenedSocket,
-        user: User,
+        bearer: Bearer,
         language: Language,
     ) -> Self {
         Self {
             state,
             socket: Arc::new(socket),
             language,
-            expires_at: user.expires_at,
+            expires_at: bearer.expires_at,
             expiry: SpawnHandle::default(),
             unanswered_pings: 0,
             allowance: Allowance::new(Instant::now()),
@@ -113,7 +113,7 @@ impl Connection {
         context.ping(b"");
     }
 
-    /// Ends the socket when its token has ended, unless it was renewed by then.
+    /// Ends the socket when its token or key has ended, unless it was renewed by then.
     fn watch_expiry(&mut self, context: &mut Context) {
         let left = (self.expires_at + LEEWAY - SystemClock.now()).to_std().unwrap_or_default();
         context.cancel_future(self.expiry);

@@ -3,8 +3,8 @@
 use super::{connection::Connection, stream_cut::cut_of, ticket};
 use crate::http::{
     State,
+    bearer::{Read, Scoped},
     error::{ApiError, ErrorCode},
-    extract::User,
     language::{Language, Text},
     paging::ValidQuery,
 };
@@ -21,7 +21,7 @@ use utoipa::IntoParams;
 /// The subprotocol we speak.
 const PROTOCOL: &str = "greenroom.v1";
 
-/// Before the access token in `Sec-WebSocket-Protocol`.
+/// Before the access token or API key in `Sec-WebSocket-Protocol`.
 const BEARER: &str = "bearer.";
 
 /// The largest frame, also after joining continuations.
@@ -32,7 +32,7 @@ pub(super) const MOST_BYTES: usize = 64 << 10;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct SocketQuery {
-    /// From `POST /ws/tickets`, instead of an access token.
+    /// From `POST /ws/tickets`, instead of a token or key.
     ticket: Option<String>,
     /// The epoch of the last position, to resume there.
     epoch: Option<String>,
@@ -71,12 +71,12 @@ impl SocketQuery {
 
 /// Open a websocket for live updates.
 ///
-/// The access token comes in `Authorization`, or in `Sec-WebSocket-Protocol: greenroom.v1, bearer.<accessToken>`,
+/// The access token or API key comes in `Authorization`, or in `Sec-WebSocket-Protocol: greenroom.v1, bearer.<it>`,
 /// or as a ticket in the query. The frames are described in `docs/websocket.md`.
 #[utoipa::path(
     tag = "live",
     params(SocketQuery),
-    security(("bearer" = [])),
+    security(("bearer" = []), ("apiKey" = ["read"])),
     responses(
         (status = 101, description = "The socket is open."),
         (status = 400, description = "Not a websocket handshake, or a parameter that does not fit.")
@@ -91,14 +91,14 @@ pub(crate) async fn connect(
     // who it is comes before anything else, but a ticket lies in the query
     let query = ValidQuery::<SocketQuery>::extract(&request).await;
     let ticket = query.as_ref().ok().and_then(|query| query.0.ticket.clone());
-    let user = if request.headers().contains_key(AUTHORIZATION) {
-        User::extract(&request).await?
-    } else if let Some(token) = bearer_protocol(&request) {
-        User::of_token(&request, &token)?
+    let bearer = if request.headers().contains_key(AUTHORIZATION) {
+        *Scoped::<Read>::extract(&request).await?
+    } else if let Some(text) = bearer_protocol(&request) {
+        *Scoped::<Read>::of_text(&request, &text)?
     } else if let Some(ticket) = ticket {
         ticket::redeem(&state.live.tickets, &ticket).await?
     } else {
-        User::extract(&request).await?
+        *Scoped::<Read>::extract(&request).await?
     };
     let resume = query?.0.resume()?;
     ws::handshake(&request).map_err(|_| {
@@ -106,9 +106,10 @@ pub(crate) async fn connect(
             .with_detail(Text::new("不是有效的 websocket 握手。", "This is not a websocket handshake."))
     })?;
     let held = resume.is_none();
-    let command = OpenSocket { user: user.id, session: user.session, resume, held, cut: cut_of(&request) };
+    let command =
+        OpenSocket { user: bearer.id, session: bearer.session, resume, held, cut: cut_of(&request) };
     let socket = state.live.sockets.open(command).await?;
-    let connection = Connection::open(state, socket, user, Language::of(request.headers()));
+    let connection = Connection::open(state, socket, bearer, Language::of(request.headers()));
     WsResponseBuilder::new(connection, &request, payload)
         .protocols(&[PROTOCOL])
         .frame_size(MOST_BYTES)
@@ -116,7 +117,7 @@ pub(crate) async fn connect(
         .map_err(|_| ApiError::new(ErrorCode::BadRequest))
 }
 
-/// The access token in `Sec-WebSocket-Protocol`, where there is one.
+/// The access token or API key in `Sec-WebSocket-Protocol`, where there is one.
 pub(crate) fn bearer_protocol(request: &HttpRequest) -> Option<String> {
     let headers = request.headers().get_all(SEC_WEBSOCKET_PROTOCOL);
     let mut protocols = headers.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));

@@ -1,11 +1,14 @@
 //! Tickets: a browser cannot set headers on a websocket, so it gets a ticket for one first.
 
-use crate::http::{State, error::ApiError, extract::User};
+use crate::http::{
+    State,
+    bearer::{Bearer, Read, Scoped},
+    error::ApiError,
+};
 use actix_web::{HttpResponse, post, web};
 use chrono::{DateTime, Utc};
 use greenroom_actors::{
-    ids::{SessionId, UserId},
-    session::Role,
+    ids::{ApiKeyId, SessionId, UserId},
     stream::{TicketError, Tickets},
 };
 use serde::{Deserialize, Serialize};
@@ -27,36 +30,35 @@ pub(crate) struct Ticket {
 /// For browsers, which cannot send an `Authorization` header with a websocket. It is good once, for 30 seconds.
 #[utoipa::path(
     tag = "live",
-    security(("bearer" = [])),
+    security(("bearer" = []), ("apiKey" = ["read"])),
     responses((status = 201, description = "A ticket.", body = Ticket))
 )]
 #[post("/ws/tickets")]
-pub(crate) async fn create_ticket(user: User, state: web::Data<State>) -> Result<HttpResponse, ApiError> {
-    let bearer = serde_json::to_string(&Bearer::from(user)).unwrap_or_default();
-    let ticket = state.live.tickets.issue(&bearer).await?;
+pub(crate) async fn create_ticket(
+    bearer: Scoped<Read>,
+    state: web::Data<State>,
+) -> Result<HttpResponse, ApiError> {
+    let Bearer { id: user, key, session, expires_at } = *bearer;
+    let holder = Holder { user, key, session, expires_at };
+    let ticket = state.live.tickets.issue(&serde_json::to_string(&holder).unwrap_or_default()).await?;
     Ok(HttpResponse::Created().json(Ticket { ticket, expires_in: Tickets::life().as_secs() }))
 }
 
-/// What a ticket stands for: the caller as its access token described it.
+/// What a ticket stands for: the caller as its access token or API key described it.
 #[derive(Serialize, Deserialize)]
-struct Bearer {
+struct Holder {
     user: UserId,
-    role: Role,
+    key: Option<ApiKeyId>,
     session: SessionId,
     expires_at: DateTime<Utc>,
 }
 
-impl From<User> for Bearer {
-    fn from(user: User) -> Self {
-        Self { user: user.id, role: user.role, session: user.session, expires_at: user.expires_at }
-    }
-}
-
 /// Who a ticket was issued to; it is used up.
-pub(super) async fn redeem(tickets: &Tickets, ticket: &str) -> Result<User, ApiError> {
-    let bearer: String = tickets.redeem(ticket).await?;
-    let bearer: Bearer = serde_json::from_str(&bearer).map_err(|_| TicketError::Invalid)?;
-    Ok(User { id: bearer.user, role: bearer.role, session: bearer.session, expires_at: bearer.expires_at })
+pub(super) async fn redeem(tickets: &Tickets, ticket: &str) -> Result<Bearer, ApiError> {
+    let holder: String = tickets.redeem(ticket).await?;
+    let Holder { user, key, session, expires_at } =
+        serde_json::from_str(&holder).map_err(|_| TicketError::Invalid)?;
+    Ok(Bearer { id: user, key, session, expires_at })
 }
 
 impl From<TicketError> for ApiError {

@@ -152,6 +152,28 @@ pub(super) const CHECKS: &[Check] = &[
             where (ledger_no is not null) <> (charged > 0) or (ledger_no is null) <> (balance_after is null)",
     },
     Check {
+        name: "api_key_usage",
+        breaches: "
+            with counted as (
+                select api_key_id, spent_on, sum(case phase when 'reserved' then amount else charged end) as amount
+                from quota_transactions where api_key_id is not null group by api_key_id, spent_on
+            )
+            select format('API key %s on %s', coalesce(u.key_id, c.api_key_id), coalesce(u.day, c.spent_on)),
+                format('it has spent %s; its tasks of that day hold and were charged %s',
+                    coalesce(u.amount, 0), coalesce(c.amount, 0))
+            from api_key_usage u
+            full join counted c on c.api_key_id = u.key_id and c.spent_on = u.day
+            where coalesce(u.amount, 0) <> coalesce(c.amount, 0)",
+    },
+    Check {
+        name: "api_key_owner",
+        breaches: "
+            select 'transaction ' || t.id,
+                format('it is of user %s and counted to a key of user %s', t.user_id, coalesce(k.user_id::text, '-'))
+            from quota_transactions t left join api_keys k on k.id = t.api_key_id
+            where t.api_key_id is not null and k.user_id is distinct from t.user_id",
+    },
+    Check {
         name: "final_numbers",
         breaches: "
             select 'user ' || u.id,

@@ -181,7 +181,7 @@ impl PipelineHandle {
 
     /// Checks all that needs no lock, and counts the task as queued.
     async fn check(&self, command: StartTask) -> Result<(NewTask, ComingTask), PipelineError> {
-        let StartTask { task: id, user, pipeline, input, .. } = command;
+        let StartTask { task: id, user, pipeline, input, api_key, .. } = command;
         let inner = &self.inner;
         let client = inner.database.client().await?;
         let facts =
@@ -216,6 +216,7 @@ impl PipelineHandle {
             has_fallback,
             quota_cost: definition.quota_cost.max(),
             input,
+            api_key,
         };
         Ok((task, coming))
     }

@@ -4,7 +4,7 @@ use crate::{
     ask::AskError,
     database::DatabaseError,
     idempotency::Idempotent,
-    ids::{AttemptId, OwnerId, PipelineId, TaskId, UserId},
+    ids::{ApiKeyId, AttemptId, OwnerId, PipelineId, TaskId, UserId},
     quota::AuditEntry,
 };
 use bytes::Bytes;
@@ -122,6 +122,8 @@ pub struct NewTask {
     pub quota_cost: i64,
     /// What it is given; validated.
     pub input: Value,
+    /// The API key it was asked for by, whose spending it counts to.
+    pub api_key: Option<ApiKeyId>,
 }
 
 impl NewTask {
@@ -344,6 +346,8 @@ pub struct StartTask {
     pub pipeline: PipelineId,
     /// What to give it.
     pub input: Value,
+    /// The API key it is asked for by, if it is.
+    pub api_key: Option<ApiKeyId>,
     /// The caller's key, if it sent one.
     pub idempotency: Option<Idempotent<Task>>,
 }

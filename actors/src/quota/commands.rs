@@ -89,6 +89,7 @@ impl Command for Reserve {
         }
         needs.starters.insert(self.task.user);
         needs.inserts.insert(self.task.id);
+        needs.api_keys.extend(self.task.api_key);
         needs.key(self.idempotency.as_ref());
     }
 
@@ -107,8 +108,10 @@ impl Command for Reserve {
         }
         ledger.require_living(user)?;
         ledger.require_room(user)?;
-        ledger
-            .change(user, Reason::Reserved, |account| account.reserve(self.task.id, self.task.quota_cost))?;
+        let spender = ledger.require_allowance(&self.task)?;
+        let (id, cost) = (self.task.id, self.task.quota_cost);
+        ledger.change(user, Reason::Reserved, |account| account.reserve(id, cost, spender))?;
+        ledger.count_spent(user, spender, cost);
         ledger.take_room(user);
         let task = self.task.clone().into_task(ledger.now);
         ledger.remember(self.idempotency.as_ref(), &task);

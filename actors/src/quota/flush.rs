@@ -13,7 +13,7 @@ use super::{
     commands::{Command, Job, failure},
     ledger::{Holder, Ledger, Needs, Writes},
     state::{Account, Phase},
-    store::{self, read, write},
+    store::{self, api_keys, read, write},
 };
 use crate::{
     database::{Database, DatabaseError, plan_by_index},
@@ -215,7 +215,7 @@ async fn load(
     low: i64,
     queued_per_user: i64,
 ) -> Result<Ledger, DatabaseError> {
-    let ((), users, now, live, due, holds, tasks, room, keys, referenced, corrections) = futures_util::try_join!(
+    let ((), users, now, live, due, holds, tasks, room, keys, allowances, referenced, corrections) = futures_util::try_join!(
         plan_by_index(transaction),
         read::lock_users(transaction, &needs.users),
         read::clock(transaction),
@@ -225,6 +225,7 @@ async fn load(
         read::tasks(transaction, needs),
         read::room_in_queue(transaction, &needs.starters, queued_per_user),
         read::keys(transaction, &needs.keys),
+        api_keys::allowances(transaction, &needs.api_keys),
         read::grants_by_reference(transaction, &needs.references),
         read::corrections(transaction, needs),
     )?;
@@ -235,6 +236,7 @@ async fn load(
         room: room.into_iter().collect(),
         tasks: tasks.into_iter().collect(),
         keys: keys.into_iter().map(|row| ((row.user, row.key.clone()), row)).collect(),
+        allowances: allowances.into_iter().collect(),
         foreign_references: HashSet::new(),
         writes: Writes::default(),
     };
@@ -313,6 +315,8 @@ async fn write_decided(transaction: &Transaction<'_>, ledger: &Ledger) -> Result
         write::insert_adjustments(transaction, &accounts, now),
         write::forget_old_keys(transaction, &writes.keys),
         write::insert_keys(transaction, &writes.keys),
+        api_keys::add_spent(transaction, &writes.spent),
+        api_keys::take_back(transaction, &writes.spent),
         write::insert_events(transaction, &writes.events, now),
         write::insert_audit(transaction, &writes.audit),
         write::update_users(transaction, &changed),

@@ -3,18 +3,19 @@
 
 use super::{
     AuditEntry, GrantKind, QuotaError,
+    allowance::{Allowance, Spender},
     state::{Account, Phase, Settled},
 };
 use crate::{
     events::{Event, EventKind},
     idempotency::{Idempotent, KeyRow, StoredAnswer},
-    ids::{TaskId, UserId},
+    ids::{ApiKeyId, TaskId, UserId},
     pipeline::{
         NewTask, TaskEnding,
         task_rows::{TaskRow, WrittenEnding},
     },
 };
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -33,6 +34,8 @@ pub(crate) struct Needs {
     pub charges: BTreeMap<TaskId, i64>,
     /// Keys of callers.
     pub keys: BTreeSet<(UserId, String)>,
+    /// API keys that tasks to insert were asked for by.
+    pub api_keys: BTreeSet<ApiKeyId>,
     /// Grants that may exist.
     pub references: Vec<(GrantKind, String)>,
     /// Corrections that may exist.
@@ -89,6 +92,8 @@ pub(crate) struct Writes {
     pub tasks: Vec<NewTask>,
     pub endings: Vec<WrittenEnding>,
     pub keys: Vec<KeyRow>,
+    /// How much more, or less, an API key has spent of a day, and whose key it is.
+    pub spent: BTreeMap<(ApiKeyId, NaiveDate), (UserId, i64)>,
     pub audit: Vec<AuditEntry>,
     pub events: Vec<Event>,
 }
@@ -104,6 +109,8 @@ pub(crate) struct Ledger {
     /// How many more tasks of a user may wait; of those who are not here any number may.
     pub room: HashMap<UserId, i64>,
     pub keys: HashMap<(UserId, String), KeyRow>,
+    /// What API keys may spend; of those that are revoked there is none.
+    pub allowances: HashMap<ApiKeyId, Allowance>,
     /// Grants that were asked for and are another user's.
     pub foreign_references: HashSet<(GrantKind, String)>,
     pub writes: Writes,
@@ -137,6 +144,24 @@ impl Ledger {
         if let Some(room) = self.room.get_mut(&user) {
             *room -= 1;
         }
+    }
+
+    /// Whether the API key that asked for the task, if one did, may spend its cost; who it is to be counted to.
+    pub(super) fn require_allowance(&self, task: &NewTask) -> Result<Option<Spender>, QuotaError> {
+        let Some(key) = task.api_key else { return Ok(None) };
+        let allowance = self.allowances.get(&key).filter(|allowance| allowance.user == task.user);
+        let allowance = allowance.ok_or(QuotaError::ApiKeyRevoked)?;
+        allowance.require(task.quota_cost)?;
+        Ok(Some(Spender { key, day: allowance.today }))
+    }
+
+    /// Counts what an API key, if it was one, has spent; a negative amount has come back.
+    pub(super) fn count_spent(&mut self, user: UserId, spender: Option<Spender>, amount: i64) {
+        let Some(Spender { key, day }) = spender.filter(|_| amount != 0) else { return };
+        if let Some(allowance) = self.allowances.get_mut(&key) {
+            allowance.count(day, amount);
+        }
+        self.writes.spent.entry((key, day)).or_insert((user, 0)).1 += amount;
     }
 
     /// Whether the user exists and may still spend and be given quota.
@@ -200,10 +225,12 @@ impl Ledger {
         if ending.lease.is_some() && !row.is_leased_to(ending.lease) {
             return Err(QuotaError::LeaseLost);
         }
+        let spender = holder.account.spender(task);
         let settled = self.change(user, Reason::Returned, |account| match charge {
             Some(charge) => account.confirm(task, charge, now),
             None => account.cancel(task, now),
         })?;
+        self.count_spent(user, spender, -settled.released);
         if let Some(row) = self.tasks.get_mut(&task) {
             row.finish(ending, now);
         }

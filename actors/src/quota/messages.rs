@@ -195,6 +195,26 @@ pub struct Corrected {
     pub remaining: i64,
 }
 
+/// What a cap of an API key's spending is for, in Asia/Shanghai.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CapPeriod {
+    /// A day.
+    Day,
+    /// A month of the calendar.
+    Month,
+}
+
+impl CapPeriod {
+    /// Its name, for people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Day => "day",
+            Self::Month => "month",
+        }
+    }
+}
+
 /// Why the quota actor did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum QuotaError {
@@ -206,6 +226,19 @@ pub enum QuotaError {
         /// Units that are left.
         remaining: i64,
     },
+    /// The API key may not spend so much more. Nothing was held.
+    #[error("{needed} units are needed and the API key may spend {left} more this {}", .period.name())]
+    ApiKeyLimit {
+        /// Whose cap it is.
+        period: CapPeriod,
+        /// Units the task needs.
+        needed: i64,
+        /// Units that are left of the cap.
+        left: i64,
+    },
+    /// The API key was revoked since the request came in.
+    #[error("the API key is revoked")]
+    ApiKeyRevoked,
     /// As many tasks of the user wait as may.
     #[error("as many tasks wait as may")]
     TooManyQueued,

@@ -4,7 +4,7 @@
 //! A function that refuses has changed nothing. One that is called again with the same arguments answers what
 //! it answered first and changes nothing more.
 
-use super::{GrantKind, QuotaError};
+use super::{GrantKind, QuotaError, allowance::Spender};
 use crate::ids::{GrantId, TaskId, UserId};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -93,6 +93,8 @@ pub(crate) struct Hold {
     pub phase: Phase,
     /// Only a charge has one.
     pub place: Option<Place>,
+    /// The API key it was counted to, where it was asked for by one.
+    pub spender: Option<Spender>,
     pub change: Change,
 }
 
@@ -221,6 +223,11 @@ impl Account {
         self.holds.get(&task).map(|hold| hold.phase)
     }
 
+    /// The API key that the hold of `task` was counted to.
+    pub(crate) fn spender(&self, task: TaskId) -> Option<Spender> {
+        self.holds.get(&task).and_then(|hold| hold.spender)
+    }
+
     /// Whether any row is to be written. Nothing changes the counters, or is told, without a row.
     pub(crate) fn is_changed(&self) -> bool {
         !self.adjustments.is_empty()
@@ -250,8 +257,13 @@ impl Account {
         taken.iter().map(|taken| taken.grant).filter(|grant| !self.burn_keys.contains_key(grant))
     }
 
-    /// Holds `amount` for `task`.
-    pub(crate) fn reserve(&mut self, task: TaskId, amount: i64) -> Result<(), QuotaError> {
+    /// Holds `amount` for `task`, which `spender` has asked for where it is an API key.
+    pub(crate) fn reserve(
+        &mut self,
+        task: TaskId,
+        amount: i64,
+        spender: Option<Spender>,
+    ) -> Result<(), QuotaError> {
         if self.holds.contains_key(&task) {
             return Ok(());
         }
@@ -259,7 +271,8 @@ impl Account {
         self.counters.reserved += amount;
         let taken = taken.into_iter().map(|(grant, amount)| Taken { grant, amount, charged: 0 }).collect();
         let id = (self.new_id)();
-        let hold = Hold { id, amount, taken, phase: Phase::Reserved, place: None, change: Change::Inserted };
+        let (phase, change) = (Phase::Reserved, Change::Inserted);
+        let hold = Hold { id, amount, taken, phase, place: None, spender, change };
         self.holds.insert(task, hold);
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! Tables that need no serialising and so no actor: plain store functions, one file a table.
 
+pub mod api_keys;
 pub mod audit_log;
 pub mod callbacks;
 pub mod files;

@@ -45,6 +45,10 @@ pub enum SecurityEvent {
     PhoneChanged,
     /// The mini-program's user was bound.
     WechatBound,
+    /// A key for programs was made.
+    ApiKeyCreated,
+    /// A key for programs was revoked.
+    ApiKeyRevoked,
     /// An admin gave another role.
     RoleChanged,
     /// An admin banned the user.
@@ -72,6 +76,8 @@ impl SecurityEvent {
             Self::PasswordReset => "password_reset",
             Self::PhoneChanged => "phone_changed",
             Self::WechatBound => "wechat_bound",
+            Self::ApiKeyCreated => "api_key_created",
+            Self::ApiKeyRevoked => "api_key_revoked",
             Self::RoleChanged => "role_changed",
             Self::Banned => "banned",
             Self::Unbanned => "unbanned",

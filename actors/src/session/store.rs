@@ -5,9 +5,12 @@ use crate::{
     database::{Database, DatabaseError, commit},
     ids::{SessionId, UserId},
     quota::{self, Grant},
-    records::security_log::{self, NewEntry, SecurityEvent},
+    records::{
+        api_keys,
+        security_log::{self, NewEntry, SecurityEvent},
+    },
 };
-use deadpool_postgres::Client;
+use deadpool_postgres::{Client, Transaction};
 use secrecy::ExposeSecret;
 use std::time::Duration;
 use tokio_postgres::{Row, types::ToSql};
@@ -375,16 +378,20 @@ pub(super) async fn set_phone(
     change(database, user, "phone = $2", "true", &[&phone.digits()], entry).await
 }
 
-/// Deletes an account: nobody can sign in to it, and it says nothing of anybody.
+/// Deletes an account: nobody can sign in to it, its keys open nothing, and it says nothing of anybody.
 pub(super) async fn delete_account(
     database: &Database,
     user: UserId,
     entry: &NewEntry<'_>,
-) -> Result<Option<i64>, DatabaseError> {
+) -> Result<(), DatabaseError> {
     let set = "deleted_at = clock_timestamp(), session_generation = session_generation + 1, phone = null,
          password_hash = null, wechat_openid = null, wechat_unionid = null, wechat_session_key = null,
          nickname = '', avatar = null, gender = 'unknown'";
-    change(database, user, set, "true", &[], entry).await
+    let mut client = database.client().await?;
+    let transaction = client.transaction().await?;
+    change_within(&transaction, user, set, "true", &[], entry).await?;
+    api_keys::revoke_all(&transaction, user).await?;
+    commit(transaction).await
 }
 
 /// Changes a user's row where `condition` holds, and writes down that it was done.
@@ -398,6 +405,19 @@ async fn change(
 ) -> Result<Option<i64>, DatabaseError> {
     let mut client = database.client().await?;
     let transaction = client.transaction().await?;
+    let generation = change_within(&transaction, user, set, condition, params, entry).await?;
+    commit(transaction).await?;
+    Ok(generation)
+}
+
+async fn change_within(
+    transaction: &Transaction<'_>,
+    user: UserId,
+    set: &str,
+    condition: &str,
+    params: &[&(dyn ToSql + Sync)],
+    entry: &NewEntry<'_>,
+) -> Result<Option<i64>, DatabaseError> {
     let text = format!(
         "update users set {set}, updated_at = clock_timestamp()
          where id = $1 and deleted_at is null and {condition} returning session_generation"
@@ -406,8 +426,7 @@ async fn change(
     let all: Vec<&(dyn ToSql + Sync)> =
         std::iter::once(&user as &(dyn ToSql + Sync)).chain(params.iter().copied()).collect();
     let Some(row) = transaction.query_opt(&statement, &all).await? else { return Ok(None) };
-    security_log::insert(&transaction, entry).await?;
-    commit(transaction).await?;
+    security_log::insert(transaction, entry).await?;
     Ok(Some(row.try_get(0)?))
 }
 

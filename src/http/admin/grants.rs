@@ -2,6 +2,7 @@
 
 use super::audit;
 use crate::http::{
+    amount::Amount,
     error::{ApiError, ErrorCode, FieldError, asked_twice},
     extract::{Admin, Id, RequestId},
     idempotency::IdempotencyKey,
@@ -16,8 +17,8 @@ use greenroom_actors::{
     ids::UserId,
     quota::{Correct, Corrected, Grant, GrantKind, Granted},
 };
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::{Number, Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -38,22 +39,6 @@ struct NewGrant {
     /// When a grant stops counting; never where left out.
     #[serde(alias = "expires_at")]
     expires_at: Option<DateTime<Utc>>,
-}
-
-/// A whole number of units. One that fits no `i64` is as far out of range as can be, and not of another type.
-#[derive(Clone, Copy, Debug)]
-struct Amount(i64);
-
-impl<'de> Deserialize<'de> for Amount {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let number = Number::deserialize(deserializer)?;
-        let is_whole = number.as_f64().is_some_and(|number| number.fract() == 0.0);
-        match number.as_i64() {
-            Some(amount) => Ok(Self(amount)),
-            None if is_whole => Ok(Self(i64::MAX)),
-            None => Err(serde::de::Error::custom("须为整数 (a whole number is expected)")),
-        }
-    }
 }
 
 /// A grant or correction that was written.

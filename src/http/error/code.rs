@@ -54,7 +54,7 @@ codes! {
     MalformedJson = "MALFORMED_JSON", BAD_REQUEST, "JSON 格式错误", "Malformed JSON",
         "请求体不是有效的 UTF-8 JSON。", "The body is not valid JSON in UTF-8.";
     Unauthenticated = "UNAUTHENTICATED", UNAUTHORIZED, "未登录", "Not signed in",
-        "缺少访问令牌，或令牌无效、已过期。", "There is no access token, or it is invalid or expired.";
+        "缺少访问令牌或 API 密钥，或其无效、已过期。", "There is no access token or API key, or it is invalid or expired.";
     InvalidCredentials = "INVALID_CREDENTIALS", UNAUTHORIZED, "凭证错误", "Wrong credentials",
         "手机号、密码或验证码不正确。", "The phone, the password or the code is wrong.";
     RefreshTokenInvalid = "REFRESH_TOKEN_INVALID", UNAUTHORIZED, "刷新令牌无效", "Refresh token not valid",
@@ -65,8 +65,14 @@ codes! {
         "登录码无效、已使用或已过期，请重新调用 wx.login。", "The code is wrong, used or too old; ask wx.login for a new one.";
     QuotaInsufficient = "QUOTA_INSUFFICIENT", PAYMENT_REQUIRED, "额度不足", "Not enough quota",
         "剩余额度不足，未扣除任何额度。", "Too little quota is left; none was taken.";
+    ApiKeyLimit = "API_KEY_LIMIT", PAYMENT_REQUIRED, "API 密钥已达上限", "Cap of the API key reached",
+        "该 API 密钥当日或当月的额度已用完（按 Asia/Shanghai 计），未扣除任何额度。",
+        "The API key may not spend that much more of the day or the month (of Asia/Shanghai); nothing was taken.";
     Forbidden = "FORBIDDEN", FORBIDDEN, "没有权限", "Not allowed",
         "当前角色不能执行此操作。", "Your role may not do this.";
+    ScopeMissing = "SCOPE_MISSING", FORBIDDEN, "API 密钥权限不足", "Not for this API key",
+        "该 API 密钥没有此操作所需的权限范围；账号与管理操作须使用访问令牌。",
+        "The API key is not for this: it lacks the scope, or the account must do it with an access token.";
     UserBanned = "USER_BANNED", FORBIDDEN, "账号已被封禁", "Account banned",
         "该账号已被封禁。", "This account is banned.";
     WechatBlocked = "WECHAT_BLOCKED", FORBIDDEN, "微信已拦截", "Blocked by WeChat",

@@ -10,9 +10,13 @@ use greenroom_actors::{
     limits::LimitError,
     object_store::{LinkError, ObjectStoreError},
     pipeline::{Fault, PipelineError},
-    quota::QuotaError,
-    records::pipelines::PipelineRecordError,
-    records::{files::FileError, providers::ProviderError},
+    quota::{CapPeriod, QuotaError},
+    records::{
+        api_keys::{ApiKeyError, LIVE_KEYS},
+        files::FileError,
+        pipelines::PipelineRecordError,
+        providers::ProviderError,
+    },
     session::{SessionError, WechatError},
     upkeep::UpkeepError,
 };
@@ -96,6 +100,15 @@ impl Failure for SessionError {
             Self::Ask(error) => error.outcome(),
             Self::Database(error) => error.outcome(),
             Self::Redis(_) | Self::Busy => Outcome::NotDone,
+            _ => Outcome::Refused,
+        }
+    }
+}
+
+impl Failure for ApiKeyError {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Database(error) => error.outcome(),
             _ => Outcome::Refused,
         }
     }
@@ -247,6 +260,17 @@ impl From<QuotaError> for ApiError {
                     format!("需要 {needed} 额度，剩余 {remaining}。"),
                     format!("{needed} units are needed and {remaining} are left."),
                 )),
+            QuotaError::ApiKeyLimit { period, needed, left } => {
+                let (chinese, english) = match period {
+                    CapPeriod::Day => ("当日", "today"),
+                    CapPeriod::Month => ("当月", "this month"),
+                };
+                Self::new(ErrorCode::ApiKeyLimit).with_detail(Text::new(
+                    format!("需要 {needed} 额度，该密钥{chinese}还可使用 {left}。"),
+                    format!("{needed} units are needed and the key may spend {left} more {english}."),
+                ))
+            }
+            QuotaError::ApiKeyRevoked => Self::signed_out(ErrorCode::Unauthenticated),
             QuotaError::TooManyQueued => Self::new(ErrorCode::QueueFull).with_retry_after(QUEUE_FULL_RETRY_S),
             QuotaError::UserNotFound => Self::not_found(),
             QuotaError::TaskFinal(status) => task_final(status.name()),
@@ -271,6 +295,28 @@ impl From<QuotaError> for ApiError {
                 tracing::error!(%error, "a request met a refusal that only a defect can cause");
                 Self::new(ErrorCode::Internal)
             }
+        }
+    }
+}
+
+impl From<ApiKeyError> for ApiError {
+    fn from(error: ApiKeyError) -> Self {
+        match error {
+            ApiKeyError::Invalid | ApiKeyError::UserNotFound => Self::signed_out(ErrorCode::Unauthenticated),
+            ApiKeyError::Banned => Self::new(ErrorCode::UserBanned),
+            ApiKeyError::NotFound => Self::not_found(),
+            ApiKeyError::TooMany => Self::new(ErrorCode::Conflict).with_detail(Text::new(
+                format!("最多 {LIVE_KEYS} 个有效密钥，请先吊销一个。"),
+                format!("At most {LIVE_KEYS} keys may work at one time; revoke one first."),
+            )),
+            ApiKeyError::Repeated(made) => Self::new(ErrorCode::Conflict).with_detail(Text::new(
+                format!("该 Idempotency-Key 已创建密钥 {made}，密钥只显示一次；如未收到，请吊销后重新创建。"),
+                format!(
+                    "This Idempotency-Key has made the key {made}, which is shown only once; \
+                     if it did not arrive, revoke it and make another."
+                ),
+            )),
+            ApiKeyError::Database(error) => error.into(),
         }
     }
 }

@@ -13,6 +13,8 @@ pub struct Operation {
     pub pattern: String,
     /// Whether it asks for a token.
     pub is_secured: bool,
+    /// The scopes of API keys that it takes, of which a key needs one.
+    pub scopes: Vec<String>,
     /// Whether it is an admin's.
     pub is_admins: bool,
     /// The properties of its JSON body, if it takes one.
@@ -65,6 +67,7 @@ pub async fn operations(client: &Client) -> Vec<Operation> {
                 method: method.to_uppercase().parse().unwrap(),
                 pattern: pattern.clone(),
                 is_secured: operation["security"].is_array(),
+                scopes: scopes(&operation["security"]),
                 is_admins: operation["tags"].as_array().is_some_and(|tags| tags.contains(&"admin".into())),
                 body: (!schema.is_null()).then(|| properties(&document, &schema)),
                 query: parameters.into_iter().filter(|parameter| parameter["in"] == "query").collect(),
@@ -73,6 +76,12 @@ pub async fn operations(client: &Client) -> Vec<Operation> {
     }
     assert!(operations.len() > 20, "the contract has only {} operations", operations.len());
     operations
+}
+
+fn scopes(security: &Value) -> Vec<String> {
+    let ways = security.as_array().into_iter().flatten();
+    let scopes = ways.filter_map(|way| way["apiKey"].as_array()).flatten();
+    scopes.map(|scope| scope.as_str().unwrap().to_owned()).collect()
 }
 
 /// The properties of a schema, through references.

@@ -1,6 +1,7 @@
 //! The HTTP interface, from outside.
 
 mod accounts;
+mod api_keys;
 mod bad_requests;
 mod codes;
 mod contract;

@@ -165,7 +165,14 @@ impl Replica {
     ) -> Result<Task, PipelineError> {
         match self
             .pipeline
-            .start_task(StartTask { task: TaskId::new(), user, pipeline, input, idempotency: None })
+            .start_task(StartTask {
+                task: TaskId::new(),
+                user,
+                pipeline,
+                input,
+                api_key: None,
+                idempotency: None,
+            })
             .await?
         {
             Answer::First(task) => Ok(task),

@@ -77,7 +77,11 @@ async fn the_audit_names_what_was_bent_by_hand() {
     ground.replica.quota.correct(correction(user, 1, "c")).await.unwrap();
     ground
         .sql
-        .batch_execute("insert into providers (id, kind, config) values ('draw', 'http', '{}')")
+        .batch_execute(
+            "insert into providers (id, kind, config) values ('draw', 'http', '{}');
+            insert into api_keys (id, user_id, name, key_hash, scopes)
+                select gen_random_uuid(), id, 'k', sha256('k'), '{tasks}' from users",
+        )
         .await
         .unwrap();
     ground.expect_clean().await;
@@ -120,6 +124,15 @@ async fn the_audit_names_what_was_bent_by_hand() {
         ("ledger_balances", "update quota_adjustments set balance_after = balance_after + 1"),
         ("ledger_balances", "update quota_grants set balance_after = balance_after + 1"),
         ("charge_in_ledger", "update quota_transactions set ledger_no = null where phase = 'confirmed'"),
+        ("api_key_usage", "insert into api_key_usage select id, '2026-01-01', user_id, 1 from api_keys"),
+        (
+            "api_key_usage",
+            "update quota_transactions set api_key_id = (select id from api_keys), spent_on = '2026-01-01'",
+        ),
+        (
+            "api_key_owner",
+            "update quota_transactions set api_key_id = gen_random_uuid(), spent_on = '2026-01-01'",
+        ),
         ("final_numbers", "delete from final_events where final_no = 2"),
         ("final_numbers", "update users set final_no = final_no + 1"),
         ("task_told", "delete from final_events where event = 'task.finished'"),

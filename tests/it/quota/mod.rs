@@ -1,5 +1,6 @@
 //! The ledger's actors on a real PostgreSQL: several replicas of them in one process.
 
+mod api_keys;
 mod faults;
 mod identities;
 mod settlement;
@@ -215,6 +216,7 @@ fn task(user: UserId, cost: i64) -> NewTask {
         has_fallback: false,
         quota_cost: cost,
         input: json!({ "photo": "a" }),
+        api_key: None,
     }
 }
 

@@ -99,6 +99,11 @@ impl Client {
         self.signed_in(tokens, &self.credentials.0, &self.credentials.1)
     }
 
+    /// The same person, showing another token or key.
+    pub fn with_token(&self, token: &str) -> Self {
+        Self { token: Some(token.to_owned()), ..self.clone() }
+    }
+
     fn signed_in(&self, tokens: &Value, phone: &str, password: &str) -> Self {
         Self {
             token: Some(tokens["accessToken"].as_str().unwrap().to_owned()),

@@ -38,7 +38,7 @@ fn a_hold_burns_by_priority_then_expiry_then_age() {
     ] {
         account.grant(&terms(10, reference, priority, expires), at(0)).unwrap();
     }
-    account.reserve(TaskId::new(), 35).unwrap();
+    account.reserve(TaskId::new(), 35, None).unwrap();
     expect_left(
         &account,
         &[("soon", 0), ("late", 0), ("never", 0), ("never, younger", 5), ("soon, but not urgent", 10)],
@@ -51,7 +51,7 @@ fn a_partial_charge_is_taken_from_the_front_and_the_rest_returns_from_the_end() 
     account.grant(&terms(4, "first", 0, None), at(0)).unwrap();
     account.grant(&terms(10, "second", 0, None), at(0)).unwrap();
     let task = TaskId::new();
-    account.reserve(task, 9).unwrap();
+    account.reserve(task, 9, None).unwrap();
     let settled = account.confirm(task, 5, at(0)).unwrap();
     assert_eq!(settled, Settled { charged: 5, released: 4 });
     expect_left(&account, &[("first", 0), ("second", 9)]);
@@ -64,7 +64,7 @@ fn what_returns_to_a_due_grant_expires_at_once() {
     account.grant(&terms(4, "brief", 0, Some(100)), at(0)).unwrap();
     account.grant(&terms(4, "lasting", 0, None), at(0)).unwrap();
     let task = TaskId::new();
-    account.reserve(task, 6).unwrap();
+    account.reserve(task, 6, None).unwrap();
     account.cancel(task, at(100)).unwrap();
     expect_left(&account, &[("brief", 0), ("lasting", 4)]);
     let [expiry] = account.adjustments() else { panic!("{:?}", account.adjustments()) };
@@ -77,7 +77,7 @@ fn a_charge_of_nothing_leaves_no_row_in_the_ledger() {
     let mut account = empty();
     account.grant(&terms(1, "one", 0, None), at(0)).unwrap();
     for (amount, task) in [(1, TaskId::new()), (0, TaskId::new())] {
-        account.reserve(task, amount).unwrap();
+        account.reserve(task, amount, None).unwrap();
         let settled = account.confirm(task, 0, at(0)).unwrap();
         assert_eq!(settled, Settled { charged: 0, released: amount });
     }
@@ -89,8 +89,8 @@ fn contradictions_are_refused_and_say_which_phase_stands() {
     let mut account = empty();
     account.grant(&terms(9, "nine", 0, None), at(0)).unwrap();
     let (confirmed, cancelled, unknown) = (TaskId::new(), TaskId::new(), TaskId::new());
-    account.reserve(confirmed, 3).unwrap();
-    account.reserve(cancelled, 3).unwrap();
+    account.reserve(confirmed, 3, None).unwrap();
+    account.reserve(cancelled, 3, None).unwrap();
     assert!(matches!(
         account.confirm(confirmed, 4, at(0)),
         Err(QuotaError::ChargeExceedsHold { charge: 4, held: 3 })
@@ -123,7 +123,7 @@ fn parts_are_not_returned_to_grants_that_were_not_loaded() {
     let mut account = empty();
     account.grant(&terms(5, "spent", 0, None), at(0)).unwrap();
     let task = TaskId::new();
-    account.reserve(task, 5).unwrap();
+    account.reserve(task, 5, None).unwrap();
     let (_, hold) = account.holds().next().unwrap();
     let counters = Counters { remaining: 0, reserved: 5, ledger_no: 1 };
     let mut loaded = Account::new(account.user(), counters, Uuid::now_v7);
@@ -139,7 +139,7 @@ fn what_cannot_be_found_is_not_taken() {
     let counters = Counters { remaining: 9, reserved: 0, ledger_no: 1 };
     let mut account = Account::new(UserId::new(), counters, Uuid::now_v7);
     assert!(matches!(
-        account.reserve(TaskId::new(), 5),
+        account.reserve(TaskId::new(), 5, None),
         Err(QuotaError::Insufficient { needed: 5, remaining: 0 })
     ));
     assert_eq!(account.counters(), counters);
@@ -277,7 +277,7 @@ impl Subject {
         match *what {
             Move::Wait { .. } => Ok(String::new()),
             Move::Reserve { task, amount } => {
-                account.reserve(self.tasks[task], amount).map(|()| String::new())
+                account.reserve(self.tasks[task], amount, None).map(|()| String::new())
             }
             Move::Confirm { task, charge } => {
                 account.confirm(self.tasks[task], charge, now).map(|settled| format!("{settled:?}"))

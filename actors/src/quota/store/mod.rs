@@ -4,6 +4,7 @@
 //! The lock on `users` guards every other row of these users' ledgers: only a flush writes them, and each
 //! flush takes that lock first. The rest is read without locks, in statements that begin after it is held.
 
+pub(super) mod api_keys;
 pub(super) mod read;
 pub(super) mod write;
 
@@ -14,7 +15,7 @@ use tokio_postgres::{Row, types::ToSql};
 
 type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
-const ALL: [&str; 24] = [
+const ALL: [&str; 27] = [
     read::LOCK_USERS,
     read::CLOCK,
     read::HOLDS,
@@ -27,6 +28,7 @@ const ALL: [&str; 24] = [
     read::CORRECTIONS,
     read::ROOM_IN_QUEUE,
     idempotency::FIND,
+    api_keys::ALLOWANCES,
     write::INSERT_GRANTS,
     write::UPDATE_GRANTS,
     task_rows::INSERT,
@@ -36,6 +38,8 @@ const ALL: [&str; 24] = [
     write::INSERT_ADJUSTMENTS,
     idempotency::FORGET_OLD,
     idempotency::INSERT,
+    api_keys::ADD_SPENT,
+    api_keys::TAKE_BACK,
     write::INSERT_EVENTS,
     audit_log::INSERT,
     write::UPDATE_USERS,

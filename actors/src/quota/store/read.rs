@@ -4,10 +4,11 @@ use super::rows;
 use crate::{
     database::DatabaseError,
     idempotency::{self, KeyRow},
-    ids::{GrantId, TaskId, UserId},
+    ids::{ApiKeyId, GrantId, TaskId, UserId},
     pipeline::task_rows::{self, TaskRow},
     quota::{
         GrantKind,
+        allowance::Spender,
         ledger::{Holder, Needs},
         state::{Account, Change, CorrectionMade, Counters, GrantRow, Hold, Phase, Place, Taken},
     },
@@ -23,7 +24,7 @@ pub(super) const LOCK_USERS: &str = "
     from users where id = any($1) order by id for no key update";
 pub(super) const CLOCK: &str = "select clock_timestamp()";
 pub(super) const HOLDS: &str = "
-    select task_id, user_id, id, amount, charged, taken, phase
+    select task_id, user_id, id, amount, charged, taken, phase, api_key_id, spent_on
     from quota_transactions where task_id = any($1)";
 pub(super) const LIVE_GRANTS: &str = "
     select user_id, id, kind, reference, amount, remaining, priority, expires_at, reason
@@ -92,12 +93,14 @@ pub(crate) async fn holds(
             _ => Phase::Reserved,
         };
         let Json(taken): Json<Vec<Taken>> = row.try_get(5)?;
+        let key: Option<ApiKeyId> = row.try_get(7)?;
         let hold = Hold {
             id: row.try_get(2)?,
             amount: row.try_get(3)?,
             taken,
             phase,
             place: None,
+            spender: key.zip(row.try_get(8)?).map(|(key, day)| Spender { key, day }),
             change: Change::None,
         };
         Ok((row.try_get(1)?, row.try_get(0)?, hold))

@@ -5,7 +5,7 @@ use crate::{
     database::DatabaseError,
     events::Event,
     idempotency::{self, KeyRow},
-    ids::{GrantId, TaskId, UserId},
+    ids::{ApiKeyId, GrantId, TaskId, UserId},
     pipeline::{
         NewTask,
         task_rows::{self, WrittenEnding},
@@ -17,7 +17,7 @@ use crate::{
     },
     records::audit_log,
 };
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use deadpool_postgres::Transaction;
 use serde_json::Value;
 use tokio_postgres::types::Json;
@@ -38,11 +38,13 @@ pub(super) const UPDATE_GRANTS: &str = "
     from unnest($1::uuid[], $2::bigint[]) as new (id, remaining) where g.id = new.id";
 pub(super) const INSERT_HOLDS: &str = "
     insert into quota_transactions (id, task_id, user_id, amount, charged, taken, phase, ledger_no,
-        balance_after, created_at, updated_at)
-    select id, task_id, user_id, amount, charged, taken, phase, ledger_no, balance_after, $1, $1
+        balance_after, api_key_id, spent_on, created_at, updated_at)
+    select id, task_id, user_id, amount, charged, taken, phase, ledger_no, balance_after, api_key_id,
+        spent_on, $1, $1
     from unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::bigint[], $6::bigint[], $7::jsonb[], $8::text[],
-        $9::bigint[], $10::bigint[])
-        as new (id, task_id, user_id, amount, charged, taken, phase, ledger_no, balance_after)";
+        $9::bigint[], $10::bigint[], $11::uuid[], $12::date[])
+        as new (id, task_id, user_id, amount, charged, taken, phase, ledger_no, balance_after, api_key_id,
+            spent_on)";
 pub(super) const SETTLE_HOLDS: &str = "
     update quota_transactions t
     set charged = new.charged, taken = new.taken, phase = new.phase, ledger_no = new.ledger_no,
@@ -156,6 +158,8 @@ struct HoldColumns<'a> {
     phases: Vec<&'static str>,
     nos: Vec<Option<i64>>,
     balances: Vec<Option<i64>>,
+    api_keys: Vec<Option<ApiKeyId>>,
+    days: Vec<Option<NaiveDate>>,
 }
 
 impl<'a> HoldColumns<'a> {
@@ -187,6 +191,8 @@ impl<'a> HoldColumns<'a> {
                 .collect(),
             nos: holds().map(|hold| hold.place.map(|place| place.no)).collect(),
             balances: holds().map(|hold| hold.place.map(|place| place.balance_after)).collect(),
+            api_keys: holds().map(|hold| hold.spender.map(|spender| spender.key)).collect(),
+            days: holds().map(|hold| hold.spender.map(|spender| spender.day)).collect(),
         }
     }
 }
@@ -209,6 +215,8 @@ pub(crate) async fn insert_holds(
         &new.phases,
         &new.nos,
         &new.balances,
+        &new.api_keys,
+        &new.days,
     ];
     exactly(transaction, (INSERT_HOLDS, "the insertion of holds"), params, new.len).await
 }
