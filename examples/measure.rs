@@ -1,11 +1,12 @@
-//! Start to ready, and resident memory after start, of the binary beside this example: `script/measure`.
+//! What is measured of the binary beside this example: start to ready and resident memory after start
+//! (`script/measure`), or how long a sign-in takes that is refused (`script/measure sign-in`).
 
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const STARTS: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -54,6 +55,9 @@ async fn measure_in(binary: &Path, dir: &Path) -> Result<bool> {
         .stderr(Stdio::null());
     let _dev = Process(dev.spawn()?);
     let told: Value = serde_json::from_str(&wait_for_file(&dir.join("dev.json")).await?)?;
+    if std::env::args().nth(1).as_deref() == Some("sign-in") {
+        return compare_sign_ins(told["url"].as_str().context("dev.json has no url")?).await;
+    }
     let mut fastest = u128::MAX;
     let mut smallest = u64::MAX;
     for start in 1..=STARTS {
@@ -63,6 +67,44 @@ async fn measure_in(binary: &Path, dir: &Path) -> Result<bool> {
     }
     println!("best: {fastest} ms (at most {MOST_MS}), {:.1} MB (at most {MOST_MB})", mb(smallest));
     Ok(fastest <= MOST_MS && smallest <= MOST_MB * 1024)
+}
+
+/// Tries of each kind.
+const SIGN_INS: usize = 200;
+/// Wrong passwords of one phone: one more, and it would be locked.
+const EACH: usize = 4;
+const MOST_PERCENT: f64 = 5.0;
+
+/// Times wrong passwords of phones that have accounts, and sign-ins of phones that have none, in turn.
+async fn compare_sign_ins(url: &str) -> Result<bool> {
+    let http = reqwest::Client::new();
+    let phone = |number: usize| format!("139{number:08}");
+    let known = SIGN_INS / EACH;
+    for number in 0..known {
+        let body = json!({ "phone": phone(number), "password": "correct horse" });
+        let answer = http.post(format!("{url}/api/v1/auth/register")).json(&body).send().await?;
+        answer.error_for_status()?;
+    }
+    let mut times: [Vec<Duration>; 2] = Default::default();
+    for number in 0..SIGN_INS {
+        for (times, phone) in times.iter_mut().zip([phone(number % known), phone(known + number)]) {
+            let body = json!({ "phone": phone, "password": "wrong horse" });
+            let begun = Instant::now();
+            let answer = http.post(format!("{url}/api/v1/auth/login")).json(&body).send().await?;
+            times.push(begun.elapsed());
+            if answer.status() != 401 {
+                bail!("a wrong password was answered with {}", answer.status());
+            }
+        }
+    }
+    let [known, unknown] = times.map(|mut times| {
+        times.sort();
+        times[times.len() / 2].as_secs_f64() * 1000.0
+    });
+    let percent = (known - unknown).abs() / known.max(unknown) * 100.0;
+    println!("medians of {SIGN_INS}: wrong password {known:.1} ms, unknown phone {unknown:.1} ms");
+    println!("they differ by {percent:.1} % (at most {MOST_PERCENT})");
+    Ok(percent < MOST_PERCENT)
 }
 
 async fn start_once(binary: &Path, dir: &Path, environment: &Value) -> Result<(u128, u64)> {
