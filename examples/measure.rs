@@ -77,7 +77,7 @@ const MOST_PERCENT: f64 = 5.0;
 
 /// Times wrong passwords of phones that have accounts, and sign-ins of phones that have none, in turn.
 async fn compare_sign_ins(url: &str) -> Result<bool> {
-    let http = reqwest::Client::new();
+    let http = reqwest::Client::builder().timeout(PATIENCE).build()?;
     let phone = |number: usize| format!("139{number:08}");
     let known = SIGN_INS / EACH;
     for number in 0..known {
