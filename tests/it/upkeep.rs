@@ -8,7 +8,7 @@ use greenroom::{
 use greenroom_actors::{
     audit::audit,
     clock::SystemClock,
-    database::{Database, PoolSettings},
+    database::Database,
     ids::UserId,
     object_store::ObjectStore,
     pipeline::{EngineSettings, PipelineHandle, PipelineParts, PipelineSettings, provider::ProviderKinds},
@@ -25,7 +25,6 @@ use std::{
     sync::Arc,
     time::{Duration, SystemTime},
 };
-use tokio_postgres::NoTls;
 
 struct Ground {
     sql: tokio_postgres::Client,
@@ -78,19 +77,7 @@ impl Ground {
         let server = &servers::shared().await.postgres;
         let name = format!("u{}", uuid::Uuid::new_v4().simple());
         let url = servers::create_database(server, &name).await;
-        let settings = PoolSettings {
-            url: url.clone().into(),
-            application_name: "upkeep test".to_owned(),
-            min: 0,
-            max: 4,
-            idle: Duration::from_secs(30),
-            acquire: Duration::from_secs(20),
-            connect: Duration::from_secs(5),
-            statement_timeout: Duration::from_secs(30),
-            lock_timeout: Duration::from_secs(20),
-            idle_in_transaction_timeout: Duration::from_secs(30),
-        };
-        let database = Database::new(&settings, NoTls).unwrap();
+        let database = servers::pool(&url);
         let supervisor = Supervisor::new(RestartPolicy::default());
         let (stream, _) = StreamHandle::new();
         let arbiter = actix::Arbiter::new().handle();

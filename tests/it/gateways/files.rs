@@ -1,17 +1,13 @@
 //! A file's way in and out: announced, sent by a signed link, completed, fetched, deleted.
 
 use super::picture;
-use crate::support::{Client, Reply, TestApp};
+use crate::support::{Client, Reply, TestApp, servers};
 use greenroom::gateways::object_store::LocalObjectStore;
-use greenroom_actors::{
-    clock::SystemClock,
-    database::{Database, PoolSettings},
-    records::files::Files,
-};
+use greenroom_actors::{clock::SystemClock, records::files::Files};
 use image::ImageFormat;
 use reqwest::Method;
 use serde_json::{Value, json};
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 async fn announce(user: &Client, content_type: &str, size: usize) -> Value {
     let body = json!({"contentType": content_type, "size": size, "name": "Mantel 大衣.png"});
@@ -203,22 +199,10 @@ async fn an_upload_that_never_came_is_removed_after_a_day() {
 
 /// The service's files, seen from inside.
 fn records(app: &TestApp) -> Files {
-    let settings = PoolSettings {
-        url: app.database_url.clone().into(),
-        application_name: "test".to_owned(),
-        min: 0,
-        max: 1,
-        idle: Duration::from_secs(1),
-        acquire: Duration::from_secs(10),
-        connect: Duration::from_secs(10),
-        statement_timeout: Duration::ZERO,
-        lock_timeout: Duration::ZERO,
-        idle_in_transaction_timeout: Duration::ZERO,
-    };
     let directory = app.environment["GREENROOM__STORAGE__DIR"].clone().into();
     let url = app.service.url.parse().unwrap();
     let store = LocalObjectStore::open(directory, url, &[0; 32], Arc::new(SystemClock)).unwrap();
-    Files::new(Database::new(&settings, tokio_postgres::NoTls).unwrap(), Arc::new(store))
+    Files::new(servers::pool(&app.database_url), Arc::new(store))
 }
 
 /// How many objects lie in a store's directory.

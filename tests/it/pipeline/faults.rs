@@ -93,7 +93,7 @@ async fn a_flush_whose_commit_gets_no_answer_lets_each_call_go_once() {
     let ground = Ground::start().await;
     ground.replica.stop().await;
     let cutter = Cutter::default();
-    let database = pool(&cutter.stand_before(&ground.url).await);
+    let database = servers::pool(&cutter.stand_before(&ground.url).await);
     let shaky = Replica::start(&database, &ground.redis, &ground.fake, &ground.dir, &Wishes::default());
     let ground = Ground { replica: shaky, ..ground };
     let (user, tasks) = work(&ground).await;

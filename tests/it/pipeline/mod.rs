@@ -19,7 +19,7 @@ use greenroom::{
 use greenroom_actors::{
     audit::audit,
     clock::SystemClock,
-    database::{Database, PoolSettings},
+    database::Database,
     idempotency::Answer,
     ids::{PipelineId, TaskId, UserId},
     object_store::ObjectStore,
@@ -46,7 +46,6 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
-use tokio_postgres::NoTls;
 
 /// Faults are armed for the whole process: a test that arms one runs while no other of these does.
 static FAULTS: RwLock<()> = RwLock::const_new(());
@@ -219,7 +218,7 @@ impl Ground {
         let server = &servers::shared().await.postgres;
         let name = format!("p{}", uuid::Uuid::new_v4().simple());
         let url = servers::create_database(server, &name).await;
-        let database = pool(&url);
+        let database = servers::pool(&url);
         let fake = Arc::new(Fake::default());
         let dir = servers::directory(&name).join("files");
         let redis = RedisSettings {
@@ -234,7 +233,7 @@ impl Ground {
 
     /// Another replica on the same database, with the same providers.
     fn second_replica(&self, wishes: &Wishes) -> Replica {
-        Replica::start(&pool(&self.url), &self.redis, &self.fake, &self.dir, wishes)
+        Replica::start(&servers::pool(&self.url), &self.redis, &self.fake, &self.dir, wishes)
     }
 
     /// Saves a provider of the fake kind; see [`Fake`] for what its configuration may say.
@@ -338,22 +337,6 @@ fn audit_entry() -> AuditEntry {
         detail: json!({}),
         request_id: None,
     }
-}
-
-fn pool(url: &str) -> Database {
-    let settings = PoolSettings {
-        url: url.to_owned().into(),
-        application_name: "pipeline test".to_owned(),
-        min: 0,
-        max: 8,
-        idle: Duration::from_secs(30),
-        acquire: Duration::from_secs(20),
-        connect: Duration::from_secs(5),
-        statement_timeout: Duration::from_secs(30),
-        lock_timeout: Duration::from_secs(20),
-        idle_in_transaction_timeout: Duration::from_secs(30),
-    };
-    Database::new(&settings, NoTls).unwrap()
 }
 
 /// A pipeline whose provider nodes follow each other: `(node, provider)`.

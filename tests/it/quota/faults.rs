@@ -35,7 +35,7 @@ async fn a_command_that_the_database_cannot_take_fails_alone() {
 async fn a_commit_without_an_answer_is_done_once() {
     let ground = Ground::start().await;
     let cutter = Cutter::default();
-    let database = pool(&cutter.stand_before(&ground.url).await);
+    let database = servers::pool(&cutter.stand_before(&ground.url).await);
     let shaky = Replica::start(&database, QuotaSettings::default()).await;
     let user = ground.user(1_000).await;
     for round in 0..6 {
@@ -63,7 +63,7 @@ async fn a_commit_without_an_answer_is_done_once() {
 async fn a_key_is_answered_as_the_first_time_by_the_run_that_finds_its_own_work() {
     let ground = Ground::start().await;
     let cutter = Cutter::default();
-    let database = pool(&cutter.stand_before(&ground.url).await);
+    let database = servers::pool(&cutter.stand_before(&ground.url).await);
     let shaky = Replica::start(&database, QuotaSettings::default()).await;
     let user = ground.user(10).await;
     let reserve = |task: NewTask| Reserve {

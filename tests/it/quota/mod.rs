@@ -9,7 +9,7 @@ mod statements;
 use crate::support::{eventually, servers};
 use greenroom_actors::{
     audit::audit,
-    database::{Database, PoolSettings},
+    database::Database,
     idempotency::Answer,
     ids::{OwnerId, PipelineId, TaskId, UserId},
     pipeline::{Lease, NewTask, TaskEnding, TaskStatus},
@@ -23,7 +23,6 @@ use greenroom_actors::{
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
-use tokio_postgres::NoTls;
 
 /// Faults are armed for the whole process: a test that arms one runs while no other of these does.
 static FAULTS: RwLock<()> = RwLock::const_new(());
@@ -107,14 +106,14 @@ impl Ground {
     }
 
     async fn on(url: String, settings: QuotaSettings, turn: Turn) -> Self {
-        let database = pool(&url);
+        let database = servers::pool(&url);
         let replica = Replica::start(&database, settings).await;
         Self { sql: servers::connect(&url).await, url, database, replica, _turn: turn }
     }
 
     /// Another replica on the same database.
     async fn second_replica(&self) -> Replica {
-        Replica::start(&pool(&self.url), QuotaSettings::default()).await
+        Replica::start(&servers::pool(&self.url), QuotaSettings::default()).await
     }
 
     /// A new user with this much quota, in one grant.
@@ -162,22 +161,6 @@ impl Ground {
         let breaches = audit(&self.database).await.unwrap();
         assert!(breaches.is_empty(), "{breaches:#?}");
     }
-}
-
-fn pool(url: &str) -> Database {
-    let settings = PoolSettings {
-        url: url.to_owned().into(),
-        application_name: "quota test".to_owned(),
-        min: 0,
-        max: 8,
-        idle: Duration::from_secs(30),
-        acquire: Duration::from_secs(20),
-        connect: Duration::from_secs(5),
-        statement_timeout: Duration::from_secs(30),
-        lock_timeout: Duration::from_secs(20),
-        idle_in_transaction_timeout: Duration::from_secs(30),
-    };
-    Database::new(&settings, NoTls).unwrap()
 }
 
 fn grant(user: UserId, amount: i64, reference: &str) -> Grant {

@@ -41,19 +41,7 @@ pub async fn start_postgres(dir: PathBuf) -> Kept<PrivatePostgres> {
     let url = server.with(|server| server.url("postgres")).await;
     execute(&url, &format!("create database {TEMPLATE}")).await;
     let url = server.with(|server| server.url(TEMPLATE)).await;
-    let pool = PoolSettings {
-        url: url.into(),
-        application_name: "template".to_owned(),
-        min: 0,
-        max: 1,
-        idle: Duration::from_secs(1),
-        acquire: Duration::from_secs(20),
-        connect: Duration::from_secs(20),
-        statement_timeout: Duration::ZERO,
-        lock_timeout: Duration::ZERO,
-        idle_in_transaction_timeout: Duration::ZERO,
-    };
-    let database = Database::new(&pool, NoTls).unwrap();
+    let database = pool(&url);
     migrations::apply(&database).await.unwrap();
     database.close();
     server
@@ -76,6 +64,23 @@ pub async fn create_database(server: &Kept<PrivatePostgres>, name: &str) -> Stri
     .await;
     let name = name.to_owned();
     server.with(move |server| server.url(&name)).await
+}
+
+/// A pool of connections to `url`, as a replica in the test's own process would have.
+pub fn pool(url: &str) -> Database {
+    let settings = PoolSettings {
+        url: url.to_owned().into(),
+        application_name: "test".to_owned(),
+        min: 0,
+        max: 8,
+        idle: Duration::from_secs(30),
+        acquire: Duration::from_secs(20),
+        connect: Duration::from_secs(20),
+        statement_timeout: Duration::from_secs(30),
+        lock_timeout: Duration::from_secs(20),
+        idle_in_transaction_timeout: Duration::from_secs(30),
+    };
+    Database::new(&settings, NoTls).unwrap()
 }
 
 /// Connects to `url`.

@@ -9,10 +9,9 @@ mod resume;
 mod slow;
 mod snapshot;
 
-use crate::support::{Client, Socket, TestApp};
+use crate::support::{Client, Socket, TestApp, servers};
 use greenroom_actors::{
     clock::{Clock, SystemClock},
-    database::{Database, PoolSettings},
     events::{Event, EventKind},
     ids::{TaskId, UserId},
     quota::{Grant, GrantKind, QuotaHandle, QuotaSettings},
@@ -26,7 +25,6 @@ use std::{
     ops::RangeInclusive,
     time::{Duration, Instant},
 };
-use tokio_postgres::NoTls;
 
 /// The actors of one more replica, in this process.
 struct Replica {
@@ -37,19 +35,7 @@ struct Replica {
 
 impl Replica {
     fn start(app: &TestApp) -> Self {
-        let pool = PoolSettings {
-            url: app.database_url.clone().into(),
-            application_name: "test replica".to_owned(),
-            min: 0,
-            max: 10,
-            idle: Duration::from_secs(30),
-            acquire: Duration::from_secs(20),
-            connect: Duration::from_secs(20),
-            statement_timeout: Duration::from_secs(20),
-            lock_timeout: Duration::from_secs(20),
-            idle_in_transaction_timeout: Duration::from_secs(20),
-        };
-        let database = Database::new(&pool, NoTls).unwrap();
+        let database = servers::pool(&app.database_url);
         let redis = RedisClient::new(&RedisSettings {
             url: app.redis_url.clone().into(),
             key_prefix: app.redis_prefix.clone(),
