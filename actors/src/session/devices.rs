@@ -25,7 +25,7 @@ pub(super) struct Device {
     pub(super) kid: String,
     /// The number of the token that is good.
     pub(super) n: u64,
-    /// [`Closings::generation`](super::store::Standing) of the user when it was opened.
+    /// The generation of the user's sessions when it was opened; see `users.session_generation`.
     pub(super) generation: i64,
     pub(super) agent: String,
     pub(super) address: String,
