@@ -84,8 +84,10 @@ impl ClaimedToken {
         let (FORM, user, session, number, mac) = (next()?, next()?, next()?, next()?, next()?) else {
             return None;
         };
-        let id = |text: &str| (text.len() == 32).then(|| Uuid::try_parse(text).ok()).flatten();
-        let number: u64 = number.parse().ok().filter(|number| (1..=u64::from(u32::MAX)).contains(number))?;
+        // one form only: what is written otherwise is not what we gave
+        let id = |text: &str| Uuid::try_parse(text).ok().filter(|id| id.simple().to_string() == text);
+        let number = number.parse::<u64>().ok().filter(|known| known.to_string() == number)?;
+        let number = Some(number).filter(|number| (1..=u64::from(u32::MAX)).contains(number))?;
         let claimed = Self {
             user: UserId(id(user)?),
             session: SessionId(id(session)?),
