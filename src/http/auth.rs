@@ -4,26 +4,22 @@ use super::{
     error::{ApiError, ErrorCode, asked_twice},
     extract::{ClientOrigin, User},
     json::{OptionalJson, ValidJson},
+    language::Text,
     state::State,
-    users::{UserView, proof},
+    users::UserView,
 };
 use actix_web::{HttpResponse, http::StatusCode, post, web};
 use greenroom_actors::{
     clock::{Clock, SystemClock},
     ids::SessionId,
     session::{
-        NewIds, Referral, Refresh, Register, ResetPassword, Scene, SendCode, SessionError, SessionOpened,
-        SignIn, SignInByWechat, SignOut,
+        CODE_GAP, CODE_LIFETIME, NewIds, Proof, Referral, Refresh, Register, ResetPassword, Scene, SendCode,
+        SessionError, SessionOpened, SignIn, SignInByWechat, SignOut,
     },
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-
-/// How long a code that was sent is good, seconds.
-const CODE_LIFETIME_S: u32 = 300;
-/// When the next may be asked for, seconds.
-const CODE_GAP_S: u32 = 60;
 
 /// A code that is wanted.
 #[derive(Deserialize, ToSchema)]
@@ -52,10 +48,10 @@ enum SceneView {
 struct SentCode {
     /// Seconds until it is void.
     #[schema(example = 300)]
-    expires_in: u32,
+    expires_in: u64,
     /// Seconds until another may be asked for.
     #[schema(example = 60)]
-    retry_after: u32,
+    retry_after: u64,
 }
 
 /// A sign-up.
@@ -185,7 +181,7 @@ pub(super) async fn send_code(
 ) -> Result<HttpResponse, ApiError> {
     let WantedCode { phone, scene } = request.body;
     state.session.send_code(SendCode { phone, scene }).await?;
-    let sent = SentCode { expires_in: CODE_LIFETIME_S, retry_after: CODE_GAP_S };
+    let sent = SentCode { expires_in: CODE_LIFETIME.as_secs(), retry_after: CODE_GAP.as_secs() };
     Ok(HttpResponse::Accepted().json(sent))
 }
 
@@ -339,6 +335,20 @@ pub(super) async fn reset_password(
     let reset = asked_twice(|| state.session.reset_password(command.clone())).await;
     reset.map_err(|error| error.with_password_at("/newPassword"))?;
     Ok(HttpResponse::NoContent().finish())
+}
+
+/// The one of both that is there.
+pub(super) fn proof(password: Option<SecretString>, code: Option<SecretString>) -> Result<Proof, ApiError> {
+    match (password, code) {
+        (Some(password), None) => Ok(Proof::Password(password)),
+        (None, Some(code)) => Ok(Proof::Code(code)),
+        (password, _) => {
+            let path = if password.is_some() { "/code" } else { "/password" };
+            let message =
+                Text::new("password 和 code 须二选一。", "Either a password or a code is expected.");
+            Err(ApiError::at(ErrorCode::BadRequest, path, message))
+        }
+    }
 }
 
 fn referral(referrer: Option<String>, invite_code: Option<String>) -> Result<Referral, ApiError> {

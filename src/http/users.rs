@@ -1,6 +1,7 @@
 //! The signed-in user.
 
 use super::{
+    auth::proof,
     error::{ApiError, ErrorCode, FieldError},
     extract::{ClientOrigin, User},
     json::ValidJson,
@@ -12,7 +13,7 @@ use chrono::{DateTime, Utc};
 use greenroom_actors::{
     ids::{FileId, SessionId},
     records::users::{Gender, ProfileChange, UserRecord},
-    session::{DeleteAccount, Proof, Role, SessionError, mask_phone},
+    session::{DeleteAccount, Role, SessionError, mask_phone},
 };
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -199,20 +200,6 @@ pub(super) async fn delete_me(
     })?;
     state.upkeep.erase(user.id).await;
     Ok(HttpResponse::NoContent().finish())
-}
-
-/// The one of both that is there.
-pub(super) fn proof(password: Option<SecretString>, code: Option<SecretString>) -> Result<Proof, ApiError> {
-    match (password, code) {
-        (Some(password), None) => Ok(Proof::Password(password)),
-        (None, Some(code)) => Ok(Proof::Code(code)),
-        (password, _) => {
-            let path = if password.is_some() { "/code" } else { "/password" };
-            let message =
-                Text::new("password 和 code 须二选一。", "Either a password or a code is expected.");
-            Err(ApiError::at(ErrorCode::BadRequest, path, message))
-        }
-    }
 }
 
 /// The user's invite code, and how many came by it.

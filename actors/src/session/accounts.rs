@@ -3,6 +3,7 @@
 
 use super::{
     NewIds, Origin, Referral, Register, Role, Scene, SessionError, SessionOpened,
+    codes::Shown,
     passwords::Passwords,
     state::{Phone, check_password, invite_code, normal_invite_code},
     store::{self, Inserted, NewIdentity},
@@ -58,7 +59,9 @@ impl Tools {
         check_password(password.expose_secret())?;
         let referrer = self.referrer(&referral).await?;
         let is_right = match code {
-            Some(code) => self.codes.consume(&phone, Scene::Register, &code, ids.session.0).await?,
+            Some(code) => {
+                self.codes.consume(&phone, Scene::Register, &code, ids.session.0).await? == Shown::Right
+            }
             None => !self.register_requires_code,
         };
         if !is_right {

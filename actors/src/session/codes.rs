@@ -5,7 +5,11 @@
 //! sent. A code that was right is remembered for a minute by who used it, so that a command that is asked again finds
 //! it right again.
 
-use super::{Phone, Scene, SessionError, keyed_hash::keyed_hash};
+use super::{
+    Phone, Scene, SessionError,
+    keyed_hash::keyed_hash,
+    scripts::{millis, timed_script},
+};
 use crate::redis_client::{RedisClient, RedisUnavailable};
 use hmac::Mac;
 use rand::RngExt;
@@ -18,9 +22,9 @@ use std::{
 use uuid::Uuid;
 
 /// How long a code is good.
-pub(super) const LIFETIME: Duration = Duration::from_secs(300);
+pub const CODE_LIFETIME: Duration = Duration::from_secs(300);
 /// Between two codes for one phone.
-pub(super) const GAP: Duration = Duration::from_secs(60);
+pub const CODE_GAP: Duration = Duration::from_secs(60);
 /// Codes for one phone a day.
 const A_DAY: u32 = 10;
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -29,24 +33,18 @@ const TRIES: u32 = 5;
 /// How long a code that was used is recognised by who used it.
 const ASKED_AGAIN: Duration = Duration::from_secs(60);
 
-const NOW: &str = "
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-";
-
 /// Counts one code more: 0, or after how many milliseconds it may be asked for.
 static COUNT: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(&format!(
-        "{NOW}
-local sent = redis.call('HMGET', KEYS[1], 'last', 'count')
+    timed_script(
+        "local sent = redis.call('HMGET', KEYS[1], 'last', 'count')
 local wait = sent[1] and tonumber(sent[1]) + ARGV[1] - now or 0
 if wait > 0 then return wait end
 if tonumber(sent[2] or '0') >= tonumber(ARGV[2]) then return math.max(redis.call('PTTL', KEYS[1]), 1) end
 redis.call('HSET', KEYS[1], 'last', now)
 redis.call('HINCRBY', KEYS[1], 'count', 1)
 if redis.call('PTTL', KEYS[1]) < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
-return 0"
-    ))
+return 0",
+    )
 });
 
 /// Takes back the last code that was counted: it was certainly not sent.
@@ -65,7 +63,18 @@ redis.call('PEXPIRE', KEYS[1], ARGV[2])",
     )
 });
 
-/// 1 where `ARGV[1]` is the code's hash and nobody but `ARGV[2]` has used it.
+/// What a code that is shown turns out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// The one that was sent; it is used up now.
+    Right,
+    /// Another one, and one try less is left.
+    Wrong,
+    /// None is good: none was sent, or it was used, is too old or had its five tries.
+    Void,
+}
+
+/// 1 where `ARGV[1]` is the code's hash and nobody but `ARGV[2]` has used it, 2 where it is another one.
 static USE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local code = redis.call('HMGET', KEYS[1], 'hash', 'used_by')
@@ -77,7 +86,7 @@ if code[1] == ARGV[1] then
   return 1
 end
 if redis.call('HINCRBY', KEYS[1], 'tries', 1) >= tonumber(ARGV[3]) then redis.call('DEL', KEYS[1]) end
-return 0",
+return 2",
     )
 });
 
@@ -101,7 +110,7 @@ impl Codes {
     pub(super) async fn issue(&self, phone: &Phone, scene: Scene) -> Result<SecretString, SessionError> {
         let mut connection = self.redis.connection();
         let mut count = COUNT.key(self.sent_key(phone));
-        count.arg(millis(GAP)).arg(A_DAY).arg(millis(DAY));
+        count.arg(millis(CODE_GAP)).arg(A_DAY).arg(millis(DAY));
         let wait: i64 = count.invoke_async(&mut connection).await.map_err(RedisUnavailable::from)?;
         if wait > 0 {
             return Err(SessionError::TooManyCodes { retry_after_s: wait.unsigned_abs().div_ceil(1000) });
@@ -109,7 +118,7 @@ impl Codes {
         // the generator of this thread is a CSPRNG
         let code: SecretString = format!("{:06}", rand::rng().random_range(0..1_000_000)).into();
         let mut keep = KEEP.key(self.code_key(phone, scene));
-        keep.arg(self.hash(phone, scene, &code)).arg(millis(LIFETIME));
+        keep.arg(self.hash(phone, scene, &code)).arg(millis(CODE_LIFETIME));
         keep.invoke_async::<()>(&mut connection).await.map_err(RedisUnavailable::from)?;
         Ok(code)
     }
@@ -130,11 +139,15 @@ impl Codes {
         scene: Scene,
         code: &SecretString,
         user: Uuid,
-    ) -> Result<bool, RedisUnavailable> {
+    ) -> Result<Shown, RedisUnavailable> {
         let mut call = USE.key(self.code_key(phone, scene));
         call.arg(self.hash(phone, scene, code)).arg(user.to_string()).arg(TRIES).arg(millis(ASKED_AGAIN));
-        let right: i64 = call.invoke_async(&mut self.redis.connection()).await?;
-        Ok(right == 1)
+        let said: i64 = call.invoke_async(&mut self.redis.connection()).await?;
+        Ok(match said {
+            1 => Shown::Right,
+            2 => Shown::Wrong,
+            _ => Shown::Void,
+        })
     }
 
     fn hash(&self, phone: &Phone, scene: Scene, code: &SecretString) -> String {
@@ -150,8 +163,4 @@ impl Codes {
     fn sent_key(&self, phone: &Phone) -> String {
         self.redis.key(&format!("codes_sent:{}", phone.digits()))
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

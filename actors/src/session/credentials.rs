@@ -2,6 +2,7 @@
 
 use super::{
     BindWechat, ChangePhone, DeleteAccount, Proof, ResetPassword, Scene, SessionError, SetPassword,
+    codes::Shown,
     state::{Phone, check_password, mask_phone},
     store,
     tools::Tools,
@@ -68,8 +69,9 @@ impl Tools {
         let ResetPassword { id, phone, code, new, origin } = command;
         let phone = Phone::parse(&phone)?;
         check_password(new.expose_secret())?;
-        let is_right = self.codes.consume(&phone, Scene::ResetPassword, &code, id.0).await?;
-        let identity = store::identity_of_phone(&self.database, &phone).await?.filter(|_| is_right);
+        let shown = self.codes.consume(&phone, Scene::ResetPassword, &code, id.0).await?;
+        let identity =
+            store::identity_of_phone(&self.database, &phone).await?.filter(|_| shown == Shown::Right);
         // nobody learns whether the phone has an account
         let identity = identity.ok_or(SessionError::CodeInvalid)?;
         let hash = self.passwords.hash(new).await?;
@@ -84,7 +86,7 @@ impl Tools {
         let phone = Phone::parse(&phone)?;
         let mut is_right = false;
         for scene in [Scene::Register, Scene::Login] {
-            is_right = is_right || self.codes.consume(&phone, scene, &code, id.0).await?;
+            is_right = is_right || self.codes.consume(&phone, scene, &code, id.0).await? == Shown::Right;
         }
         if !is_right {
             return Err(SessionError::CodeInvalid);
@@ -106,7 +108,8 @@ impl Tools {
             Proof::Password(password) => self.must_be_password_of(&identity, password).await?,
             Proof::Code(code) => {
                 let phone = identity.phone.as_deref().ok_or(SessionError::CodeInvalid)?;
-                if !self.codes.consume(&Phone::parse(phone)?, Scene::Login, &code, id.0).await? {
+                let phone = Phone::parse(phone)?;
+                if self.codes.consume(&phone, Scene::Login, &code, id.0).await? != Shown::Right {
                     return Err(SessionError::CodeInvalid);
                 }
             }

@@ -2,7 +2,11 @@
 //!
 //! Each script is atomic, so any number of replicas may work on the same user. Times are Redis' own.
 
-use super::{Origin, refresh::RefreshKey};
+use super::{
+    Origin,
+    refresh::RefreshKey,
+    scripts::{millis, timed_script},
+};
 use crate::{
     ids::{SessionId, UserId},
     redis_client::{RedisClient, RedisUnavailable},
@@ -72,15 +76,10 @@ pub(super) enum Rotation {
     Gone,
 }
 
-const NOW: &str = "
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-";
-
 /// Opens `ARGV[1]` as `ARGV[2]` for `ARGV[3]` ms, among at most `ARGV[4]`. Answers the session as it stands, which is an
 /// earlier one where this is asked again, and those that had to leave.
 static OPEN: LazyLock<Script> = LazyLock::new(|| {
-    script(
+    timed_script(
         "local own = redis.call('HGET', KEYS[1], ARGV[1])
 if own then return {own} end
 local sessions = {}
@@ -110,7 +109,7 @@ return answer",
 /// Rotates session `ARGV[1]` of nonce `ARGV[2]` and generation `ARGV[3]` with token `ARGV[4]`: it lasts `ARGV[5]` ms more,
 /// and repeats are answered for `ARGV[6]` ms. `ARGV[7]` and `ARGV[8]` are where it was used.
 static ROTATE: LazyLock<Script> = LazyLock::new(|| {
-    script(
+    timed_script(
         "local own = redis.call('HGET', KEYS[1], ARGV[1])
 if not own then return {'gone', 0} end
 local session = cjson.decode(own)
@@ -135,7 +134,7 @@ return {'reused', 0}",
 
 /// Closes all sessions but `ARGV[1]`, which takes on generation `ARGV[2]`. Answers how many were closed.
 static KEEP: LazyLock<Script> = LazyLock::new(|| {
-    script(
+    timed_script(
         "local own = redis.call('HGET', KEYS[1], ARGV[1])
 local left = redis.call('PTTL', KEYS[1])
 local closed = redis.call('HLEN', KEYS[1])
@@ -148,10 +147,6 @@ if left > 0 then redis.call('PEXPIRE', KEYS[1], left) end
 return closed - 1",
     )
 });
-
-fn script(body: &str) -> Script {
-    Script::new(&format!("{NOW}{body}"))
-}
 
 /// The sessions of all users.
 #[derive(Clone)]
@@ -261,8 +256,4 @@ impl Devices {
     fn key(&self, user: UserId) -> String {
         self.redis.key(&format!("refresh:{user}"))
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

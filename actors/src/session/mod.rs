@@ -34,6 +34,7 @@ mod messages;
 mod outside;
 mod passwords;
 mod refresh;
+mod scripts;
 mod sessions;
 mod sign_in;
 mod state;
@@ -44,6 +45,7 @@ mod tools;
 
 pub use accounts::{InvitationGifts, create_account};
 pub use actor::{SessionHandle, SessionParts, SessionSettings};
+pub use codes::{CODE_GAP, CODE_LIFETIME};
 pub(crate) use invite_codes::fill_invite_codes;
 pub use messages::*;
 pub use outside::{SmsError, SmsSender, WechatError, WechatLogin, WechatUser};

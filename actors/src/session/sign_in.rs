@@ -2,7 +2,8 @@
 
 use super::{
     Proof, Role, Scene, SendCode, SessionError, SessionOpened, SignIn, SignInByWechat, SmsError, WechatError,
-    WechatUser, codes,
+    WechatUser,
+    codes::{self, Shown},
     state::{Phone, mask_phone},
     store::{self, Identity, NewIdentity},
     tools::Tools,
@@ -25,7 +26,7 @@ impl Tools {
             return Err(SmsError::Unreachable.into());
         };
         let code = self.codes.issue(&phone, command.scene).await?;
-        let sent = sms.send_code(&phone, &code, codes::LIFETIME).await;
+        let sent = sms.send_code(&phone, &code, codes::CODE_LIFETIME).await;
         if let Err(error) = &sent {
             tracing::warn!(%error, phone = %mask_phone(phone.digits()), "a code was not sent");
         }
@@ -50,15 +51,7 @@ impl Tools {
         password: SecretString,
     ) -> Result<SessionOpened, SessionError> {
         let identity = store::identity_of_phone(&self.database, phone).await?;
-        let guess = match self.throttle.begin(phone.digits()).await {
-            Ok(guess) => guess,
-            Err(error) => {
-                if matches!(error, SessionError::Locked { .. }) {
-                    self.log_failure(phone, identity.as_ref(), SecurityEvent::SignInLocked, command).await;
-                }
-                return Err(error);
-            }
-        };
+        let guess = self.throttle.begin(phone.digits()).await?;
         faults::point("session.sign_in");
         match self.is_password_of(identity.as_ref(), password).await {
             Ok(true) => {
@@ -68,8 +61,11 @@ impl Tools {
                 self.sign_in_as(&identity, command.ids, "password", &command.origin).await
             }
             Ok(false) => {
-                self.throttle.failed(guess).await?;
+                let closes = self.throttle.failed(guess).await?;
                 self.log_failure(phone, identity.as_ref(), SecurityEvent::SignInFailed, command).await;
+                if closes {
+                    self.log_failure(phone, identity.as_ref(), SecurityEvent::SignInLocked, command).await;
+                }
                 Err(SessionError::InvalidCredentials)
             }
             Err(error) => {
@@ -105,10 +101,13 @@ impl Tools {
         code: &SecretString,
     ) -> Result<SessionOpened, SessionError> {
         let ids = command.ids;
-        let is_right = self.codes.consume(phone, Scene::Login, code, ids.session.0).await?;
+        let shown = self.codes.consume(phone, Scene::Login, code, ids.session.0).await?;
         let identity = store::identity_of_phone(&self.database, phone).await?;
-        if !is_right {
-            self.log_failure(phone, identity.as_ref(), SecurityEvent::SignInFailed, command).await;
+        if shown != Shown::Right {
+            // who guesses where there is no code learns nothing and fills no log
+            if shown == Shown::Wrong {
+                self.log_failure(phone, identity.as_ref(), SecurityEvent::SignInFailed, command).await;
+            }
             return Err(SessionError::InvalidCredentials);
         }
         if let Some(identity) = identity.filter(|identity| identity.user != ids.user) {

@@ -5,7 +5,10 @@
 //! forgets them. A guess that never came back (its replica died) counts as a failure. Without Redis there is no
 //! guessing at all.
 
-use super::SessionError;
+use super::{
+    SessionError,
+    scripts::{millis, timed_script},
+};
 use crate::redis_client::{RedisClient, RedisUnavailable};
 use redis::{AsyncCommands, Script};
 use std::time::Duration;
@@ -23,8 +26,6 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// One hash a phone: `failures`, and each guess under way with the time it ends.
 const BEGIN: &str = r"
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local failures, guesses = tonumber(redis.call('HGET', KEYS[1], 'failures') or '0'), 0
 local fields = redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do
@@ -45,8 +46,8 @@ return 0";
 
 const FAILED: &str = r"
 redis.call('HDEL', KEYS[1], ARGV[1])
-redis.call('HINCRBY', KEYS[1], 'failures', 1)
-redis.call('PEXPIRE', KEYS[1], ARGV[2])";
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return redis.call('HINCRBY', KEYS[1], 'failures', 1)";
 
 const ENDED: &str = r"
 redis.call('HDEL', KEYS[1], ARGV[1])
@@ -107,21 +108,22 @@ impl Throttle {
     }
 
     async fn try_begin(&self, guess: &Guess) -> Result<i64, RedisUnavailable> {
-        let script = Script::new(BEGIN);
+        let script = timed_script(BEGIN);
         let mut call = script.key(&guess.key);
         call.arg(&guess.id).arg(FAILURES).arg(millis(LOCK)).arg(millis(GUESS));
         Ok(call.invoke_async(&mut self.redis.connection()).await?)
     }
 
-    /// The guess was wrong.
+    /// The guess was wrong. Answers whether it was the one that closes.
     ///
     /// # Errors
     /// Where it could not be counted; it must not be answered then.
-    pub(super) async fn failed(&self, guess: Guess) -> Result<(), RedisUnavailable> {
+    pub(super) async fn failed(&self, guess: Guess) -> Result<bool, RedisUnavailable> {
         let script = Script::new(FAILED);
         let mut call = script.key(guess.key);
         call.arg(guess.id).arg(millis(LOCK));
-        Ok(call.invoke_async(&mut self.redis.connection()).await?)
+        let failures: u32 = call.invoke_async(&mut self.redis.connection()).await?;
+        Ok(failures == FAILURES)
     }
 
     /// The guess was right; earlier failures are forgotten. Should Redis not hear of it, the guess will count as
@@ -143,8 +145,4 @@ impl Throttle {
             tracing::warn!(error = %crate::causes(&error), outcome, "the end of a sign-in could not be written to Redis");
         }
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -129,6 +129,28 @@ async fn the_fifth_failure_is_still_a_failure_and_the_next_is_locked_out() {
 }
 
 #[actix_web::test]
+async fn what_is_written_down_of_guesses_is_bounded_however_many_there_are() {
+    let app = TestApp::start().await;
+    let user = app.register_user().await;
+    let (phone, other) = (user.credentials.0.clone(), app.register_user().await);
+    let guess = |body: Value| {
+        let client = app.client();
+        async move { client.post("/api/v1/auth/login", body).await }
+    };
+    for _ in 0..20 {
+        guess(json!({ "phone": phone, "password": "wrong horse" })).await;
+        // no code was sent, so none can be guessed
+        guess(json!({ "phone": phone, "code": "123456" })).await;
+    }
+    let log = user.get("/api/v1/users/me/security-log?limit=100").await.expect(200);
+    let count =
+        |event: &str| log["items"].as_array().unwrap().iter().filter(|entry| entry["event"] == event).count();
+    assert_eq!((count("sign_in_failed"), count("sign_in_locked")), (5, 1), "{log}");
+    // and nobody else is locked out
+    app.client().login(&other.credentials.0, &other.credentials.1).await;
+}
+
+#[actix_web::test]
 async fn a_success_forgets_earlier_failures() {
     let app = TestApp::start().await;
     let (phone, password) = app.register_user().await.credentials;

@@ -23,6 +23,7 @@ use super::{
     claim::from_milliseconds,
     columns::Named,
     rates::LOCK_RATES,
+    replicas::CLOCK,
     waits::{WAITS_ELSEWHERE, WRITE_WAITS},
 };
 
@@ -69,14 +70,6 @@ pub(crate) async fn fence(
     rows.iter()
         .map(|row| Ok((row.try_get("id")?, row.try_get::<_, Named<TaskStatus>>("status")?.0)))
         .collect()
-}
-
-const CLOCK: &str = "select clock_timestamp()";
-
-/// PostgreSQL's time, read when all that was sent before is done.
-pub(crate) async fn clock_now(transaction: &Transaction<'_>) -> Result<DateTime<Utc>, DatabaseError> {
-    let statement = transaction.prepare_cached(CLOCK).await?;
-    Ok(transaction.query_one(&statement, &[]).await?.try_get(0)?)
 }
 
 const UPSERT_STEPS: &str = "insert into task_steps

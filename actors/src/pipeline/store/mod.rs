@@ -24,7 +24,7 @@ pub(super) use figures::{
     Elsewhere, FiguresRow, figures_elsewhere, forget_figures, provider_figures, write_figures,
 };
 pub(super) use flush::{
-    AttemptEnd, AttemptStart, FileRow, SlotWish, TaskTouch, clock_now, end_attempts, fence, insert_attempts,
+    AttemptEnd, AttemptStart, FileRow, SlotWish, TaskTouch, end_attempts, fence, insert_attempts,
     insert_files, known_attempts, mark_outputs, prepare_flush, slot_deadlines, take_slots, touch_tasks,
     upsert_steps,
 };

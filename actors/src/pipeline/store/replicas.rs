@@ -2,7 +2,7 @@
 
 use crate::{database::DatabaseError, ids::OwnerId, supervisor::VitalsSnapshot};
 use chrono::{DateTime, Utc};
-use deadpool_postgres::Client;
+use deadpool_postgres::{Client, GenericClient};
 use std::time::Duration;
 use tokio_postgres::types::Json;
 
@@ -125,8 +125,10 @@ pub(crate) async fn release(client: &mut Client, owner: OwnerId) -> Result<u64, 
     Ok(released)
 }
 
-/// PostgreSQL's time of day.
-pub(crate) async fn clock(client: &Client) -> Result<DateTime<Utc>, DatabaseError> {
-    let statement = client.prepare_cached("select clock_timestamp()").await?;
+pub(super) const CLOCK: &str = "select clock_timestamp()";
+
+/// PostgreSQL's time of day, read when all that was sent before is done.
+pub(crate) async fn clock(client: &impl GenericClient) -> Result<DateTime<Utc>, DatabaseError> {
+    let statement = client.prepare_cached(CLOCK).await?;
     Ok(client.query_one(&statement, &[]).await?.try_get(0)?)
 }

@@ -48,7 +48,7 @@ pub(super) async fn write(
     let ((), tasks, now, known, (), mut rates, waits, freed) = futures_util::try_join!(
         plan_by_index(&transaction),
         store::fence(&transaction, owner, &leases),
-        store::clock_now(&transaction),
+        store::clock(&transaction),
         store::known_attempts(&transaction, &retried),
         store::pause_providers(&transaction, &pauses),
         lock_rates(&transaction, &batch.candidates),
