@@ -1,5 +1,6 @@
 //! Secrets at rest: one master key (`secrets.key`), from which each use gets a key of its own, and the sealing
-//! of credentials under one of them.
+//! of credentials under one of them. Earlier master keys (`secrets.previous_keys`) make nothing any more; what they made
+//! is still accepted.
 //!
 //! Sealed bytes are `1 ‖ nonce (12) ‖ ciphertext ‖ tag (16)`, AES-256-GCM, with what they are for as associated
 //! data: what was sealed for one provider does not open for another.
@@ -15,40 +16,77 @@ use secrecy::{ExposeSecret, SecretBox, SecretString};
 /// The form of sealed bytes, so that another can follow.
 const FORM: u8 = 1;
 
-/// The key all others come from.
-pub struct MasterKey(SecretBox<[u8; 32]>);
+/// The keys all others come from.
+pub struct MasterKeys {
+    current: SecretBox<[u8; 32]>,
+    previous: Vec<SecretBox<[u8; 32]>>,
+}
 
-/// The master key is not 32 bytes in base64.
+/// A master key is not 32 bytes in base64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("secrets.key must be 32 bytes in base64")]
+#[error("secrets.key and secrets.previous_keys must be 32 bytes in base64")]
 pub struct MasterKeyInvalid;
 
-impl MasterKey {
-    /// Reads `secrets.key`.
+/// The keys for one use.
+#[derive(Clone)]
+pub struct DerivedKeys {
+    /// Makes what is new.
+    pub current: [u8; 32],
+    /// Made what is still accepted.
+    pub previous: Vec<[u8; 32]>,
+}
+
+impl DerivedKeys {
+    /// All of them, the current one first.
+    pub fn all(&self) -> impl Iterator<Item = &[u8; 32]> {
+        std::iter::once(&self.current).chain(&self.previous)
+    }
+}
+
+/// A key that was never changed.
+impl From<[u8; 32]> for DerivedKeys {
+    fn from(current: [u8; 32]) -> Self {
+        Self { current, previous: Vec::new() }
+    }
+}
+
+impl MasterKeys {
+    /// Reads `secrets.key` and `secrets.previous_keys`.
     ///
     /// # Errors
     /// [`MasterKeyInvalid`], which says nothing of the key.
-    pub fn from_base64(text: &SecretString) -> Result<Self, MasterKeyInvalid> {
-        let bytes = BASE64_STANDARD.decode(text.expose_secret().trim()).map_err(|_| MasterKeyInvalid)?;
-        let bytes: [u8; 32] = bytes.try_into().map_err(|_| MasterKeyInvalid)?;
-        Ok(Self(SecretBox::new(Box::new(bytes))))
+    pub fn from_base64(current: &SecretString, previous: &[SecretString]) -> Result<Self, MasterKeyInvalid> {
+        let read = |text| Some(SecretBox::new(Box::new(key_bytes(text)?)));
+        let previous = previous.iter().map(read).collect::<Option<_>>().ok_or(MasterKeyInvalid)?;
+        Ok(Self { current: read(current).ok_or(MasterKeyInvalid)?, previous })
     }
 
-    /// The key for one use. Keys of different uses say nothing about each other or the master key.
+    /// The keys for one use. Keys of different uses say nothing about each other or the master key.
     #[must_use]
-    pub fn derive(&self, purpose: &str) -> [u8; 32] {
-        // the expand step of HKDF (RFC 5869); the master key is uniformly random, so no extract step is needed
-        let master = hmac::Key::new(hmac::HMAC_SHA256, self.0.expose_secret());
-        let tag = hmac::sign(&master, &[b"greenroom/v1/", purpose.as_bytes(), &[1]].concat());
-        let mut key = [0; 32];
-        key.copy_from_slice(tag.as_ref());
-        key
+    pub fn derive(&self, purpose: &str) -> DerivedKeys {
+        let derive = |master| derive(master, purpose);
+        DerivedKeys { current: derive(&self.current), previous: self.previous.iter().map(derive).collect() }
     }
+}
+
+/// The bytes of a master key as it is written, if it is one.
+pub(crate) fn key_bytes(text: &SecretString) -> Option<[u8; 32]> {
+    BASE64_STANDARD.decode(text.expose_secret().trim()).ok()?.try_into().ok()
+}
+
+fn derive(master: &SecretBox<[u8; 32]>, purpose: &str) -> [u8; 32] {
+    // the expand step of HKDF (RFC 5869); the master key is uniformly random, so no extract step is needed
+    let master = hmac::Key::new(hmac::HMAC_SHA256, master.expose_secret());
+    let tag = hmac::sign(&master, &[b"greenroom/v1/", purpose.as_bytes(), &[1]].concat());
+    let mut key = [0; 32];
+    key.copy_from_slice(tag.as_ref());
+    key
 }
 
 /// Seals and opens credentials.
 pub struct CredentialSealer {
-    key: RandomizedNonceKey,
+    current: RandomizedNonceKey,
+    previous: Vec<RandomizedNonceKey>,
 }
 
 impl CredentialSealer {
@@ -56,9 +94,11 @@ impl CredentialSealer {
     ///
     /// # Errors
     /// [`SealError`] if the cryptographic library refuses its own key length, which it does not.
-    pub fn new(master: &MasterKey) -> Result<Self, SealError> {
-        let key = RandomizedNonceKey::new(&AES_256_GCM, &master.derive("provider credentials"));
-        Ok(Self { key: key.map_err(|_| SealError)? })
+    pub fn new(master: &MasterKeys) -> Result<Self, SealError> {
+        let keys = master.derive("provider credentials");
+        let key = |key: &[u8; 32]| RandomizedNonceKey::new(&AES_256_GCM, key).map_err(|_| SealError);
+        let previous = keys.previous.iter().map(key).collect::<Result<_, _>>()?;
+        Ok(Self { current: key(&keys.current)?, previous })
     }
 }
 
@@ -66,7 +106,7 @@ impl Sealer for CredentialSealer {
     fn seal(&self, purpose: &str, plain: &SecretString) -> Result<Vec<u8>, SealError> {
         let mut text = plain.expose_secret().as_bytes().to_vec();
         let nonce = self
-            .key
+            .current
             .seal_in_place_append_tag(Aad::from(purpose.as_bytes()), &mut text)
             .map_err(|_| SealError)?;
         Ok([&[FORM], nonce.as_ref().as_slice(), &text].concat())
@@ -78,35 +118,62 @@ impl Sealer for CredentialSealer {
         if *form != FORM {
             return Err(SealError);
         }
-        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| SealError)?;
-        let mut text = text.to_vec();
-        let plain =
-            self.key.open_in_place(nonce, Aad::from(purpose.as_bytes()), &mut text).map_err(|_| SealError)?;
-        let plain = std::str::from_utf8(plain).map_err(|_| SealError)?;
-        Ok(SecretString::from(plain))
+        // the tag tells whose it is
+        let keys = std::iter::once(&self.current).chain(&self.previous);
+        keys.filter_map(|key| open(key, purpose, nonce, text)).next().ok_or(SealError)
     }
+}
+
+fn open(key: &RandomizedNonceKey, purpose: &str, nonce: &[u8], text: &[u8]) -> Option<SecretString> {
+    let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+    let mut text = text.to_vec();
+    let plain = key.open_in_place(nonce, Aad::from(purpose.as_bytes()), &mut text).ok()?;
+    std::str::from_utf8(plain).ok().map(SecretString::from)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn master(byte: u8) -> MasterKey {
-        MasterKey::from_base64(&BASE64_STANDARD.encode([byte; 32]).into()).unwrap()
+    fn key(byte: u8) -> SecretString {
+        BASE64_STANDARD.encode([byte; 32]).into()
+    }
+
+    fn master(byte: u8) -> MasterKeys {
+        MasterKeys::from_base64(&key(byte), &[]).unwrap()
     }
 
     #[test]
     fn only_32_bytes_are_a_key() {
         for text in ["", "short", &BASE64_STANDARD.encode([1; 31]), &BASE64_STANDARD.encode([1; 33]), "***"] {
-            assert!(MasterKey::from_base64(&SecretString::from(text)).is_err(), "{text}");
+            let text = SecretString::from(text);
+            assert!(MasterKeys::from_base64(&text, &[]).is_err());
+            assert!(MasterKeys::from_base64(&key(1), &[text]).is_err());
         }
     }
 
     #[test]
     fn each_use_and_each_master_has_its_own_key() {
-        let keys = [master(1).derive("a"), master(1).derive("b"), master(2).derive("a")];
+        let derive = |byte, purpose| master(byte).derive(purpose).current;
+        let keys = [derive(1, "a"), derive(1, "b"), derive(2, "a")];
         assert!(keys[0] != keys[1] && keys[0] != keys[2] && keys[1] != keys[2]);
-        assert_eq!(master(1).derive("a"), keys[0]);
+        assert_eq!(derive(1, "a"), keys[0]);
+        let changed = MasterKeys::from_base64(&key(2), &[key(1)]).unwrap().derive("a");
+        assert_eq!(changed.all().collect::<Vec<_>>(), [&derive(2, "a"), &derive(1, "a")]);
+    }
+
+    #[test]
+    fn what_an_earlier_key_sealed_opens_and_the_current_one_seals() {
+        let before = CredentialSealer::new(&master(1)).unwrap();
+        let changed = MasterKeys::from_base64(&key(2), &[key(1)]).unwrap();
+        let changed = CredentialSealer::new(&changed).unwrap();
+        let after = CredentialSealer::new(&master(2)).unwrap();
+        let plain = SecretString::from("s3cret");
+        let old = before.seal("provider:draw", &plain).unwrap();
+        assert_eq!(changed.open("provider:draw", &old).unwrap().expose_secret(), "s3cret");
+        let new = changed.seal("provider:draw", &plain).unwrap();
+        assert!(after.open("provider:draw", &new).is_ok() && before.open("provider:draw", &new).is_err());
+        assert!(after.open("provider:draw", &old).is_err());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::{
 use anyhow::{Context, Result};
 use greenroom::{
     gateways::object_store::LocalObjectStore,
-    sealing::{CredentialSealer, MasterKey},
+    sealing::{CredentialSealer, MasterKeys},
 };
 use greenroom_actors::{
     clock::SystemClock,
@@ -52,7 +52,7 @@ fn kinds() -> ProviderKinds {
 }
 
 fn providers(database: &Database, signals: &Signals) -> Result<Providers> {
-    let key = MasterKey::from_base64(&greenroom::dev::random_key().into())?;
+    let key = MasterKeys::from_base64(&greenroom::dev::random_key().into(), &[])?;
     let sealer = Arc::new(CredentialSealer::new(&key)?);
     Ok(Providers::new(database.clone(), kinds(), sealer, signals.clone()))
 }
@@ -147,7 +147,7 @@ impl Replica {
         let url = "http://127.0.0.1:1".parse()?;
         // no call has files
         let store: Arc<dyn ObjectStore> =
-            Arc::new(LocalObjectStore::open(dir, url, &[7; 32], Arc::new(SystemClock))?);
+            Arc::new(LocalObjectStore::open(dir, url, &[7; 32].into(), Arc::new(SystemClock))?);
         let parts = PipelineParts {
             database: database.clone(),
             quota,

@@ -12,7 +12,7 @@ use crate::{
         tencent::TencentKey,
         wechat_login::{MiniProgram, WECHAT_ADDRESS, WECHAT_TIME_LIMIT, WechatMiniProgram},
     },
-    sealing::{CredentialSealer, MasterKey},
+    sealing::{CredentialSealer, DerivedKeys, MasterKeys},
 };
 use anyhow::Context;
 use greenroom_actors::{
@@ -22,7 +22,7 @@ use greenroom_actors::{
     pipeline::provider::ProviderKinds,
     records::{files::Files, providers::Providers},
     sealer::Sealer,
-    session::{SmsSender, WechatLogin},
+    session::{SmsSender, WechatError, WechatLogin},
     signals::Signals,
 };
 use std::{net::SocketAddr, sync::Arc};
@@ -59,8 +59,8 @@ pub(super) struct Outside {
 
 /// Keys of the session actor, each for one use.
 pub(super) struct SessionKeys {
-    /// Derives refresh tokens.
-    pub(super) refresh: [u8; 32],
+    /// Derive refresh tokens.
+    pub(super) refresh: DerivedKeys,
     /// Hashes codes.
     pub(super) codes: [u8; 32],
 }
@@ -78,7 +78,7 @@ impl Outside {
         unsent_codes: UnsentCodes,
     ) -> anyhow::Result<Self> {
         let key = settings.secrets.key.as_ref().context("secrets.key is not set")?;
-        let master = MasterKey::from_base64(key)?;
+        let master = MasterKeys::from_base64(key, &settings.secrets.previous_keys)?;
         let public_url = match &settings.server.public_url {
             Some(url) => url.clone(),
             None => Url::parse(&format!("http://{listening}")).context("server.listen makes no address")?,
@@ -93,7 +93,8 @@ impl Outside {
         )
         .with_context(|| format!("storage.dir = {shown} cannot be used"))?;
         let (store, sealer) = (Arc::new(store), Arc::new(CredentialSealer::new(&master)?));
-        let keys = SessionKeys { refresh: master.derive("refresh tokens"), codes: master.derive("codes") };
+        let keys =
+            SessionKeys { refresh: master.derive("refresh tokens"), codes: master.derive("codes").current };
         let kinds = gateways::provider_kinds(
             AddressGuard::new(settings.providers.allow_private_networks),
             HttpLimits {
@@ -124,20 +125,55 @@ impl Outside {
     }
 }
 
-/// The sender of codes. Settings with half an account do not get here.
+/// What a platform answers to whoever looks after the service.
+#[derive(Debug)]
+pub struct PlatformAnswer {
+    /// The section of its settings.
+    pub section: &'static str,
+    /// What it says against them.
+    pub refusal: Option<String>,
+}
+
+/// Asks each platform that is set up whether it takes our account. Signs nobody in and sends nothing.
+///
+/// # Errors
+/// Where an address is none.
+pub async fn ask_platforms(settings: &config::Gateways) -> anyhow::Result<Vec<PlatformAnswer>> {
+    let client = Arc::new(OutsideClient::new(AddressGuard::new(true)));
+    let mut answers = Vec::new();
+    if let Some(program) = wechat(&settings.wechat, &client)? {
+        // who refuses the code has looked at the mini-program first
+        let refusal = match program.exchange(&"asked-by-greenroom-doctor".into()).await {
+            Err(error @ WechatError::Unavailable) => Some(error.to_string()),
+            Ok(_) | Err(WechatError::CodeInvalid | WechatError::TooOften | WechatError::Blocked) => None,
+        };
+        answers.push(PlatformAnswer { section: "gateways.wechat", refusal });
+    }
+    if let Some(sender) = tencent_sms(&settings.sms, &client)? {
+        let refusal = sender.check().await.err().map(|error| error.to_string());
+        answers.push(PlatformAnswer { section: "gateways.sms", refusal });
+    }
+    Ok(answers)
+}
+
+/// The sender of codes.
 fn sms(
     settings: &config::Sms,
     client: &Arc<OutsideClient>,
     unsent_codes: UnsentCodes,
 ) -> anyhow::Result<Option<Arc<dyn SmsSender>>> {
+    Ok(match (tencent_sms(settings, client)?, unsent_codes) {
+        (Some(sender), _) => Some(Arc::new(sender)),
+        (None, UnsentCodes::NotOffered) => None,
+        (None, UnsentCodes::Logged) => Some(Arc::new(LogSms)),
+    })
+}
+
+/// Tencent Cloud's messages. Settings with half an account do not get here.
+fn tencent_sms(settings: &config::Sms, client: &Arc<OutsideClient>) -> anyhow::Result<Option<TencentSms>> {
     let config::Sms { endpoint, region, secret_id, secret_key, sdk_app_id, sign_name, template_id } =
         settings.clone();
-    let (Some(region), Some(id), Some(secret)) = (region, secret_id, secret_key) else {
-        return Ok(match unsent_codes {
-            UnsentCodes::NotOffered => None,
-            UnsentCodes::Logged => Some(Arc::new(LogSms)),
-        });
-    };
+    let (Some(region), Some(id), Some(secret)) = (region, secret_id, secret_key) else { return Ok(None) };
     let account = SmsAccount {
         endpoint: or_platform(endpoint, SMS_ADDRESS)?,
         region,
@@ -146,8 +182,7 @@ fn sms(
         sign_name: sign_name.context("gateways.sms.sign_name is not set")?,
         template_id: template_id.context("gateways.sms.template_id is not set")?,
     };
-    let sender = TencentSms::new(account, Arc::clone(client), Arc::new(SystemClock), SMS_TIME_LIMIT);
-    Ok(Some(Arc::new(sender)))
+    Ok(Some(TencentSms::new(account, Arc::clone(client), Arc::new(SystemClock), SMS_TIME_LIMIT)))
 }
 
 /// The platform of the mini-program. Settings with half an account do not get here.

@@ -11,7 +11,7 @@ mod pipeline;
 mod shutdown;
 
 pub use connections::{database, redis_settings};
-pub use gateways::UnsentCodes;
+pub use gateways::{PlatformAnswer, UnsentCodes, ask_platforms};
 
 use crate::{
     config::{self, Settings},
@@ -36,7 +36,7 @@ use greenroom_actors::{
     },
     redis_client::RedisClient,
     session::{
-        AccessTokens, InvitationGifts, RefreshKey, SessionHandle, SessionParts, SessionSettings,
+        AccessTokens, InvitationGifts, RefreshKeys, SessionHandle, SessionParts, SessionSettings,
         TokenSettings,
     },
     signals::{self, Signals},
@@ -206,7 +206,11 @@ pub async fn run(
     reason.into_outcome()
 }
 
-fn access_tokens(settings: &config::Auth) -> anyhow::Result<AccessTokens> {
+/// Access tokens as the settings want them.
+///
+/// # Errors
+/// Where `auth.jwt_secret` is not set.
+pub(crate) fn access_tokens(settings: &config::Auth) -> anyhow::Result<AccessTokens> {
     Ok(AccessTokens::new(&TokenSettings {
         secret: settings.jwt_secret.clone().context("auth.jwt_secret is not set")?,
         previous: settings.previous_jwt_secrets.clone(),
@@ -223,7 +227,7 @@ fn session_settings(settings: &Settings, keys: &SessionKeys) -> SessionSettings 
         refresh_lifetime: Duration::from_secs(settings.auth.refresh_ttl_s.into()),
         register_requires_code: settings.auth.register_requires_code,
         gifts: InvitationGifts { newcomer: newcomer_quota, referrer: referrer_quota },
-        refresh_key: RefreshKey::new(keys.refresh),
+        refresh_keys: RefreshKeys::new(keys.refresh.current, &keys.refresh.previous),
         code_key: keys.codes,
     }
 }

@@ -14,8 +14,9 @@ use greenroom_actors::redis_client::RedisClient;
 use secrecy::ExposeSecret;
 
 use super::block_on;
+use crate::app::PlatformAnswer;
 use crate::config::Settings;
-use crate::{app, migrations};
+use crate::{app, migrations, telemetry};
 
 /// The oldest PostgreSQL the migrations are written for.
 const OLDEST_POSTGRESQL: i32 = 140_000;
@@ -51,12 +52,13 @@ impl Doctor {
         let mut findings = Findings::default();
         match Settings::load(config) {
             Ok(settings) => {
+                telemetry::start_log(&settings.logs);
                 check_settings(&settings, &mut findings);
                 check_storage(&settings.storage.dir, &mut findings);
                 block_on(async {
                     check_database(&settings, &mut findings).await;
                     check_redis(&settings, &mut findings).await;
-                    Ok(())
+                    check_platforms(&settings, &mut findings).await
                 })?;
             }
             Err(problems) => {
@@ -204,6 +206,20 @@ async fn check_redis(settings: &Settings, findings: &mut Findings) {
         let detail = format!("maxmemory-policy is {}: full memory would sign people out", facts.eviction);
         findings.wrong("Redis", &detail, "set maxmemory-policy to noeviction, and watch used_memory");
     }
+}
+
+async fn check_platforms(settings: &Settings, findings: &mut Findings) -> Result<()> {
+    for PlatformAnswer { section, refusal } in app::ask_platforms(&settings.gateways).await? {
+        match refusal {
+            None => findings.good(section, "the platform takes the account"),
+            Some(refusal) => findings.wrong(
+                section,
+                &refusal,
+                "the warning on standard error says why; docs/configuration.md says where each value comes from",
+            ),
+        }
+    }
+    Ok(())
 }
 
 /// Host, port and database of an address, without user and password.

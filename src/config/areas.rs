@@ -236,9 +236,12 @@ impl Default for Auth {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Secrets {
-    /// 32 bytes in base64: seals credentials, signs links; the same on all replicas.
+    /// 32 bytes in base64: seals credentials, signs links and refresh tokens; the same on all replicas.
     #[serde(deserialize_with = "secret")]
     pub key: Option<SecretString>,
+    /// Earlier values of `key`: what they sealed and signed is still accepted.
+    #[serde(deserialize_with = "secrets")]
+    pub previous_keys: Vec<SecretString>,
 }
 
 /// `pipeline`: running of tasks.

@@ -2,11 +2,11 @@
 
 use std::ops::RangeInclusive;
 
-use base64::Engine;
 use secrecy::{ExposeSecret, SecretString};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::Settings;
+use crate::sealing::key_bytes;
 
 /// Shortest secret that may sign tokens: the output of SHA-256.
 pub(super) const JWT_SECRET_BYTES: usize = 32;
@@ -104,18 +104,13 @@ impl Settings {
         if self.auth.previous_jwt_secrets.iter().any(too_short) {
             found.push(("auth.previous_jwt_secrets", format!("each {}", short())));
         }
-        if self.secrets.key.is_some() && self.secrets.key_bytes().is_none() {
-            let message = "must be 32 bytes in base64, such as `openssl rand -base64 32` makes";
-            found.push(("secrets.key", message.to_owned()));
+        let key = "must be 32 bytes in base64, such as `openssl rand -base64 32` makes";
+        if self.secrets.key.as_ref().is_some_and(|text| key_bytes(text).is_none()) {
+            found.push(("secrets.key", key.to_owned()));
         }
-    }
-}
-
-impl super::Secrets {
-    /// The key itself; none when it is unset (a malformed one does not pass [`Settings::load`]).
-    pub fn key_bytes(&self) -> Option<[u8; 32]> {
-        let text = self.key.as_ref()?.expose_secret();
-        base64::engine::general_purpose::STANDARD.decode(text.trim()).ok()?.try_into().ok()
+        if self.secrets.previous_keys.iter().any(|text| key_bytes(text).is_none()) {
+            found.push(("secrets.previous_keys", format!("each {key}")));
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{Origin, Problem, Settings};
+use crate::sealing::key_bytes;
 
 /// Words of secrets that were copied from a page instead of made.
 const EXAMPLE_WORDS: [&str; 8] = [
@@ -46,8 +47,12 @@ impl Settings {
                 "is an example; make your own with `openssl rand -base64 48`".to_owned(),
             );
         }
-        if self.secrets.key.as_ref().is_some_and(is_example) || self.secrets.key_bytes() == Some([0; 32]) {
+        let is_example_key = |key: &SecretString| is_example(key) || key_bytes(key) == Some([0; 32]);
+        if self.secrets.key.as_ref().is_some_and(is_example_key) {
             refuse("secrets.key", "is an example; make your own with `openssl rand -base64 32`".to_owned());
+        }
+        if self.secrets.previous_keys.iter().any(is_example_key) {
+            refuse("secrets.previous_keys", "holds an example".to_owned());
         }
         if self.auth.previous_jwt_secrets.iter().any(is_example) {
             refuse("auth.previous_jwt_secrets", "holds an example".to_owned());

@@ -187,6 +187,7 @@ fn no_problem_repeats_a_value() {
         format!("[database]\nurl = \"postgres://u:{hidden}@host:port:9/d\""),
         format!("[redis]\nurl = \"{hidden}\""),
         format!("[secrets]\nkey = \"{hidden}\""),
+        format!("[secrets]\nprevious_keys = [\"{hidden}\"]"),
     ] {
         let found = problems(&file, &[]);
         assert!(!found.is_empty(), "{file}");
@@ -223,9 +224,11 @@ fn serve_refuses_all_unsafe_settings_at_once() {
     let examples = [
         ("JWT_SECRET", "please-CHANGE-ME-please-change-me-now"),
         ("GREENROOM__SECRETS__KEY", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
+        ("GREENROOM__SECRETS__PREVIOUS_KEYS", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
     ];
     let refused = keys(&settings("", &[&all_set[..], &examples].concat()));
-    assert_eq!(refused, ["auth.jwt_secret", "secrets.key"].map(str::to_owned).into());
+    let expected = ["auth.jwt_secret", "secrets.key", "secrets.previous_keys"];
+    assert_eq!(refused, expected.map(str::to_owned).into());
 }
 
 #[test]

@@ -1,20 +1,26 @@
 //! Demo data: two accounts with quota, plans, and a published pipeline.
 //!
-//! All but the admin and the plans is made through the service's own interface, so it passes every check a real
-//! client passes. Each piece is made when it is missing, so a start after a crash amid this file completes it, and
-//! what a developer has changed stays.
+//! All but the accounts and the plans is made through the service's own interface, so it passes every check a real
+//! client passes. Nobody signs in for it: an account that is locked, or has another password, keeps nobody from starting.
+//! Each piece is made when it is missing, so a start after a crash amid this file completes it, and what a developer has
+//! changed stays.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use greenroom_actors::clock::{Clock, SystemClock};
 use greenroom_actors::database::Database;
+use greenroom_actors::ids::{SessionId, UserId};
 use greenroom_actors::records::plans::{NewPlan, Plans};
-use greenroom_actors::session::{self, Role, SessionError};
+use greenroom_actors::records::users::{UserFilter, Users};
+use greenroom_actors::session::{self, AccessTokens, Role};
 use reqwest::Method;
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::home::Secrets;
+use crate::app;
 use crate::config::Settings;
 
 const ADMIN_PHONE: &str = "13800000001";
@@ -50,12 +56,15 @@ impl Demo {
         secrets: &Secrets,
     ) -> Result<Self> {
         make_plans(database).await?;
-        make_admin(database, settings, &secrets.admin_password).await?;
+        let cost = settings.auth.bcrypt_cost;
+        let admin = make_account(database, ADMIN_PHONE, &secrets.admin_password, Role::Admin, cost).await?;
+        let user = make_account(database, USER_PHONE, &secrets.user_password, Role::User, cost).await?;
         let nobody = Client::new(url)?;
         nobody.wait_ready().await?;
-        let admin = nobody.sign_in(ADMIN_PHONE, &secrets.admin_password).await?;
-        let (user, user_id) = nobody.sign_in_or_register(USER_PHONE, &secrets.user_password).await?;
-        make_quota(&admin, &user, &user_id).await?;
+        let tokens = app::access_tokens(&settings.auth)?;
+        let client = |user, role| nobody.of(&tokens, user, role);
+        let (admin, user_id) = (client(admin, Role::Admin)?, user);
+        make_quota(&admin, &client(user, Role::User)?, user_id).await?;
         make_provider(&admin).await?;
         let pipeline = make_pipeline(&admin).await?;
         let account = |role, phone, password: &str| Account { role, phone, password: password.to_owned() };
@@ -69,11 +78,17 @@ impl Demo {
     }
 }
 
-async fn make_admin(database: &Database, settings: &Settings, password: &str) -> Result<()> {
-    let cost = settings.auth.bcrypt_cost;
-    match session::create_account(database, ADMIN_PHONE, password.into(), Role::Admin, cost).await {
-        Ok(_) | Err(SessionError::PhoneTaken) => Ok(()),
-        Err(error) => Err(error.into()),
+async fn make_account(
+    database: &Database,
+    phone: &str,
+    password: &str,
+    role: Role,
+    bcrypt_cost: u32,
+) -> Result<UserId> {
+    let filter = UserFilter { query: Some(phone.to_owned()), ..UserFilter::default() };
+    match Users::new(database.clone()).list(&filter, None, 1).await?.first() {
+        Some(known) => Ok(known.id),
+        None => Ok(session::create_account(database, phone, password.into(), role, bcrypt_cost).await?),
     }
 }
 
@@ -93,7 +108,7 @@ async fn make_plans(database: &Database) -> Result<()> {
     Ok(())
 }
 
-async fn make_quota(admin: &Client, user: &Client, user_id: &str) -> Result<()> {
+async fn make_quota(admin: &Client, user: &Client, user_id: UserId) -> Result<()> {
     let grants = user.call(Method::GET, "/users/me/quota/grants", None).await?;
     if grants["items"].as_array().is_some_and(|items| !items.is_empty()) {
         return Ok(());
@@ -216,29 +231,11 @@ impl Client {
         anyhow::bail!("the service does not become ready: {last}")
     }
 
-    async fn sign_in(&self, phone: &str, password: &str) -> Result<Self> {
-        let body = json!({ "phone": phone, "password": password });
-        let tokens = self.call(Method::POST, "/auth/login", Some(body)).await.with_context(|| {
-            format!(
-                "the demo account {phone} does not open; if its password was changed, --fresh begins anew"
-            )
-        })?;
-        Ok(self.with_token(&tokens))
-    }
-
-    async fn sign_in_or_register(&self, phone: &str, password: &str) -> Result<(Self, String)> {
-        let body = json!({ "phone": phone, "password": password });
-        let tokens = match self.call(Method::POST, "/auth/login", Some(body.clone())).await {
-            Ok(tokens) => tokens,
-            Err(_) => self.call(Method::POST, "/auth/register", Some(body)).await?,
-        };
-        let id = tokens["user"]["id"].as_str().context("an account without an id")?.to_owned();
-        Ok((self.with_token(&tokens), id))
-    }
-
-    fn with_token(&self, tokens: &Value) -> Self {
-        let token = tokens["accessToken"].as_str().map(str::to_owned);
-        Self { http: self.http.clone(), url: self.url.clone(), token }
+    /// The same as somebody, of no session.
+    fn of(&self, tokens: &AccessTokens, user: UserId, role: Role) -> Result<Self> {
+        let token = tokens.issue(user, role, SessionId::new(), SystemClock.now())?.token;
+        let token = Some(token.expose_secret().to_owned());
+        Ok(Self { http: self.http.clone(), url: self.url.clone(), token })
     }
 
     async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value> {

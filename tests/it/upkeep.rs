@@ -3,7 +3,7 @@
 use crate::support::{TestApp, eventually, servers};
 use greenroom::{
     gateways::object_store::LocalObjectStore,
-    sealing::{CredentialSealer, MasterKey},
+    sealing::{CredentialSealer, MasterKeys},
 };
 use greenroom_actors::{
     audit::audit,
@@ -45,7 +45,7 @@ fn pipeline(
     files: &Files,
 ) -> PipelineHandle {
     let kinds = ProviderKinds::new(Vec::new());
-    let key = MasterKey::from_base64(&greenroom::dev::random_key().into()).unwrap();
+    let key = MasterKeys::from_base64(&greenroom::dev::random_key().into(), &[]).unwrap();
     let sealer = Arc::new(CredentialSealer::new(&key).unwrap());
     let signals = Signals::new();
     let parts = PipelineParts {
@@ -91,7 +91,7 @@ impl Ground {
         let dir = servers::directory(&name).join("files");
         let public_url = "http://127.0.0.1:1".parse().unwrap();
         let store: Arc<dyn ObjectStore> = Arc::new(
-            LocalObjectStore::open(dir.clone(), public_url, &[7; 32], Arc::new(SystemClock)).unwrap(),
+            LocalObjectStore::open(dir.clone(), public_url, &[7; 32].into(), Arc::new(SystemClock)).unwrap(),
         );
         let files = Files::new(database.clone(), Arc::clone(&store));
         let pipeline = pipeline(&supervisor, &arbiter, &database, &quota, stream, &files);

@@ -2,7 +2,7 @@
 
 use super::{
     BindWechat, ChangePhone, CloseSession, DeleteAccount, InvitationGifts, OpenedSession, Refresh,
-    RefreshKey, Register, ResetPassword, SendCode, SessionError, SessionOpened, SetPassword, SignIn,
+    RefreshKeys, Register, ResetPassword, SendCode, SessionError, SessionOpened, SetPassword, SignIn,
     SignInByWechat, SignOut, SmsSender, WechatLogin, codes::Codes, devices::Devices, passwords::Passwords,
     throttle::Throttle, tools::Tools,
 };
@@ -141,8 +141,8 @@ pub struct SessionSettings {
     pub register_requires_code: bool,
     /// What invitations give.
     pub gifts: InvitationGifts,
-    /// Derives refresh tokens.
-    pub refresh_key: RefreshKey,
+    /// Derive refresh tokens.
+    pub refresh_keys: RefreshKeys,
     /// Hashes codes; random and used for nothing else.
     pub code_key: [u8; 32],
 }
@@ -189,7 +189,7 @@ impl SessionHandle {
             throttle: Throttle::new(redis.clone()),
             devices: Devices::new(redis.clone(), settings.refresh_lifetime),
             codes: Codes::new(redis, settings.code_key),
-            refresh_key: settings.refresh_key,
+            refresh_keys: settings.refresh_keys,
             sms,
             wechat,
             sealer,

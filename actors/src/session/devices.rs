@@ -4,7 +4,6 @@
 
 use super::{
     Origin,
-    refresh::RefreshKey,
     scripts::{millis, timed_script},
 };
 use crate::{
@@ -25,7 +24,7 @@ const REPLAY: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Device {
     pub(super) nonce: String,
-    /// Which key its tokens are derived with.
+    /// Which key the token that is good was derived with.
     pub(super) kid: String,
     /// The number of the token that is good.
     pub(super) n: u64,
@@ -43,11 +42,11 @@ pub(super) struct Device {
 }
 
 impl Device {
-    /// A session that begins with token 1.
-    pub(super) fn new(key: &RefreshKey, generation: i64, origin: &Origin) -> Self {
+    /// A session that begins with token 1 of that key.
+    pub(super) fn new(key_id: &str, generation: i64, origin: &Origin) -> Self {
         Self {
             nonce: hex::encode(rand::random::<[u8; 16]>()),
-            kid: key.id().to_owned(),
+            kid: key_id.to_owned(),
             n: 1,
             generation,
             agent: origin.user_agent.clone().unwrap_or_default(),
@@ -66,10 +65,9 @@ impl Device {
 /// What became of a refresh token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Rotation {
-    /// It was good and is used up; the token of this number takes its place.
-    Rotated(u64),
-    /// It was used a moment ago, and its successor was not used since: the same one is said again.
-    Replayed(u64),
+    /// It was good and is used up now, or was a moment ago and its successor was not used since: the token of this number
+    /// and key takes its place.
+    Next(u64, String),
     /// It was used up before: somebody has a copy. The session is closed.
     Reused,
     /// There is no such session.
@@ -107,28 +105,31 @@ return answer",
 });
 
 /// Rotates session `ARGV[1]` of nonce `ARGV[2]` and generation `ARGV[3]` with token `ARGV[4]`: it lasts `ARGV[5]` ms more,
-/// and repeats are answered for `ARGV[6]` ms. `ARGV[7]` and `ARGV[8]` are where it was used.
+/// and repeats are answered for `ARGV[6]` ms. `ARGV[7]` and `ARGV[8]` are where it was used, `ARGV[9]` is the key of the next
+/// token.
 static ROTATE: LazyLock<Script> = LazyLock::new(|| {
     timed_script(
         "local own = redis.call('HGET', KEYS[1], ARGV[1])
-if not own then return {'gone', 0} end
+if not own then return {'gone', 0, ''} end
 local session = cjson.decode(own)
-if session.nonce ~= ARGV[2] then return {'gone', 0} end
+if session.nonce ~= ARGV[2] then return {'gone', 0, ''} end
 if session.expires <= now or session.generation ~= tonumber(ARGV[3]) then
   redis.call('HDEL', KEYS[1], ARGV[1])
-  return {'gone', 0}
+  return {'gone', 0, ''}
 end
 local n = tonumber(ARGV[4])
 if n == session.n then
   session.n, session.rotated, session.used, session.expires = n + 1, now, now, now + ARGV[5]
-  session.agent, session.address = ARGV[7], ARGV[8]
+  session.agent, session.address, session.kid = ARGV[7], ARGV[8], ARGV[9]
   redis.call('HSET', KEYS[1], ARGV[1], cjson.encode(session))
   redis.call('PEXPIRE', KEYS[1], ARGV[5])
-  return {'rotated', session.n}
+  return {'next', session.n, session.kid}
 end
-if n == session.n - 1 and now - session.rotated <= tonumber(ARGV[6]) then return {'replayed', session.n} end
+if n == session.n - 1 and now - session.rotated <= tonumber(ARGV[6]) then
+  return {'next', session.n, session.kid}
+end
 redis.call('HDEL', KEYS[1], ARGV[1])
-return {'reused', 0}",
+return {'reused', 0, ''}",
     )
 });
 
@@ -194,7 +195,8 @@ impl Devices {
         Ok(found.and_then(|text| serde_json::from_str(&text).ok()))
     }
 
-    /// Takes the token of that number, which has been proven genuine.
+    /// Takes the token of that number, which has been proven genuine; the next one is derived with the key `next_key_id`.
+    #[expect(clippy::too_many_arguments, reason = "what the script takes")]
     pub(super) async fn rotate(
         &self,
         user: UserId,
@@ -202,6 +204,7 @@ impl Devices {
         device: &Device,
         generation: i64,
         number: u64,
+        next_key_id: &str,
         origin: &Origin,
     ) -> Result<Rotation, RedisUnavailable> {
         let mut call = ROTATE.key(self.key(user));
@@ -209,10 +212,11 @@ impl Devices {
         call.arg(millis(self.lifetime)).arg(millis(REPLAY));
         call.arg(origin.user_agent.as_deref().unwrap_or(&device.agent));
         call.arg(origin.address.map_or_else(|| device.address.clone(), |address| address.to_string()));
-        let (outcome, number): (String, u64) = call.invoke_async(&mut self.redis.connection()).await?;
+        call.arg(next_key_id);
+        let (outcome, number, key_id): (String, u64, String) =
+            call.invoke_async(&mut self.redis.connection()).await?;
         Ok(match outcome.as_str() {
-            "rotated" => Rotation::Rotated(number),
-            "replayed" => Rotation::Replayed(number),
+            "next" => Rotation::Next(number, key_id),
             "reused" => Rotation::Reused,
             _ => Rotation::Gone,
         })

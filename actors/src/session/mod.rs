@@ -50,7 +50,7 @@ pub(crate) use invite_codes::fill_invite_codes;
 pub use messages::*;
 pub use outside::{SmsError, SmsSender, WechatError, WechatLogin, WechatUser};
 pub use passwords::HashingFailed;
-pub use refresh::RefreshKey;
+pub use refresh::RefreshKeys;
 pub use state::{Phone, mask_phone};
 pub(crate) use store::delete_old_closings;
 pub use token::{AccessToken, AccessTokens, Claims, InvalidToken, TokenSettings};

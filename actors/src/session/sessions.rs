@@ -31,11 +31,16 @@ impl Tools {
             return Err(SessionError::RefreshTokenInvalid);
         }
         let generation = standing.generation;
-        let rotation =
-            self.devices.rotate(user, session, &device, generation, claimed.number, &origin).await?;
+        let next_key_id = self.refresh_keys.current_id();
+        let rotation = self
+            .devices
+            .rotate(user, session, &device, generation, claimed.number, next_key_id, &origin)
+            .await?;
         faults::point("session.rotated");
-        let number = match rotation {
-            Rotation::Rotated(number) | Rotation::Replayed(number) => number,
+        let next = match rotation {
+            Rotation::Next(number, key_id) => {
+                self.refresh_keys.token(&key_id, (user, session), &device.nonce, number)
+            }
             Rotation::Gone => return Err(SessionError::RefreshTokenInvalid),
             Rotation::Reused => {
                 tracing::warn!(%user, %session, "a refresh token was used twice; its session is closed");
@@ -48,7 +53,7 @@ impl Tools {
             user,
             role: standing.role,
             session,
-            refresh_token: self.refresh_key.token(user, session, &device.nonce, number),
+            refresh_token: next.ok_or(SessionError::RefreshTokenInvalid)?,
             is_new_user: false,
         })
     }
@@ -56,9 +61,7 @@ impl Tools {
     /// The session of a token that was derived from it.
     async fn genuine(&self, claimed: &ClaimedToken) -> Result<Option<Device>, SessionError> {
         let device = self.devices.find(claimed.user, claimed.session).await?;
-        Ok(device.filter(|device| {
-            device.kid == self.refresh_key.id() && self.refresh_key.proves(claimed, &device.nonce)
-        }))
+        Ok(device.filter(|device| self.refresh_keys.prove(claimed, &device.nonce)))
     }
 
     /// Closes what is open; nothing to close is no fault.

@@ -1,7 +1,7 @@
 //! What the commands work with, and the opening of a session, in which every sign-in ends.
 
 use super::{
-    InvitationGifts, NewIds, Origin, RefreshKey, SessionError, SessionOpened, SmsSender, WechatLogin,
+    InvitationGifts, NewIds, Origin, RefreshKeys, SessionError, SessionOpened, SmsSender, WechatLogin,
     codes::Codes,
     devices::{Device, Devices},
     passwords::Passwords,
@@ -27,7 +27,7 @@ pub(super) struct Tools {
     pub(super) throttle: Throttle,
     pub(super) devices: Devices,
     pub(super) codes: Codes,
-    pub(super) refresh_key: RefreshKey,
+    pub(super) refresh_keys: RefreshKeys,
     pub(super) sms: Option<Arc<dyn SmsSender>>,
     pub(super) wechat: Option<Arc<dyn WechatLogin>>,
     pub(super) sealer: Arc<dyn Sealer>,
@@ -71,7 +71,7 @@ impl Tools {
         generation: i64,
         origin: &Origin,
     ) -> Result<secrecy::SecretString, SessionError> {
-        let device = Device::new(&self.refresh_key, generation, origin);
+        let device = Device::new(self.refresh_keys.current_id(), generation, origin);
         let (device, left) = self.devices.open(user, session, &device).await?;
         if !left.is_empty() {
             // they are out of Redis already; PostgreSQL only keeps an older Redis from bringing them back
@@ -81,7 +81,8 @@ impl Tools {
             }
             left.iter().for_each(|session| self.signal_closed(user, *session));
         }
-        Ok(self.refresh_key.token(user, session, &device.nonce, device.n))
+        let token = self.refresh_keys.token(&device.kid, (user, session), &device.nonce, device.n);
+        token.ok_or(SessionError::RefreshTokenInvalid)
     }
 
     /// Writes down that sessions are closed, so that they are refreshed no more.

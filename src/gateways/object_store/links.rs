@@ -3,6 +3,7 @@
 //! The signature is an HMAC-SHA256 over everything a link says, in the form of a JSON list, so that no two
 //! links read the same to it. It is compared in constant time.
 
+use crate::sealing::DerivedKeys;
 use aws_lc_rs::hmac;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
@@ -14,6 +15,7 @@ use url::{Url, form_urlencoded};
 pub(super) struct LinkSigner {
     public_url: Url,
     key: hmac::Key,
+    previous: Vec<hmac::Key>,
 }
 
 /// What a download link lets its holder fetch.
@@ -25,8 +27,9 @@ pub(super) struct Download {
 }
 
 impl LinkSigner {
-    pub(super) fn new(public_url: Url, key: &[u8; 32]) -> Self {
-        Self { public_url, key: hmac::Key::new(hmac::HMAC_SHA256, key) }
+    pub(super) fn new(public_url: Url, keys: &DerivedKeys) -> Self {
+        let key = |key: &[u8; 32]| hmac::Key::new(hmac::HMAC_SHA256, key);
+        Self { public_url, key: key(&keys.current), previous: keys.previous.iter().map(key).collect() }
     }
 
     /// A link to upload with `PUT`.
@@ -84,7 +87,11 @@ impl LinkSigner {
         let parts = [*said.get(names[0])?, *said.get(names[1])?];
         let expires = *said.get("expires")?;
         let signature = BASE64_URL_SAFE_NO_PAD.decode(said.get("signature")?).ok()?;
-        hmac::verify(&self.key, &signed(method, key, parts, expires), &signature).ok()?;
+        let said = signed(method, key, parts, expires);
+        let is_ours = |key| hmac::verify(key, &said, &signature).is_ok();
+        if !is_ours(&self.key) && !self.previous.iter().any(is_ours) {
+            return None;
+        }
         (now.timestamp() < expires.parse().ok()?).then(|| parts.map(str::to_owned))
     }
 }
@@ -99,7 +106,7 @@ mod tests {
     use super::*;
 
     fn signer(key: u8) -> LinkSigner {
-        LinkSigner::new("https://files.example".parse().unwrap(), &[key; 32])
+        LinkSigner::new("https://files.example".parse().unwrap(), &[key; 32].into())
     }
 
     fn at(seconds: i64) -> DateTime<Utc> {
@@ -152,5 +159,17 @@ mod tests {
         assert_eq!(signer.check_upload("a/c", &query, at(0)), None, "another object");
         assert_eq!(signer.check_download(&key, &query, at(0)), None, "another method");
         assert_eq!(super::tests::signer(2).check_upload(&key, &query, at(0)), None, "another key");
+    }
+
+    #[test]
+    fn a_link_of_an_earlier_key_is_good() {
+        let grant = UploadGrant { key: "a/b".to_owned(), content_type: "image/jpeg".to_owned(), size: 7 };
+        let keys = DerivedKeys { current: [2; 32], previous: vec![[1; 32]] };
+        let changed = LinkSigner::new("https://files.example".parse().unwrap(), &keys);
+        let (key, query) = parts(&signer(1).upload(&grant, at(100)));
+        assert_eq!(changed.check_upload(&key, &query, at(0)), Some(grant.clone()));
+        let (key, query) = parts(&changed.upload(&grant, at(100)));
+        assert!(signer(2).check_upload(&key, &query, at(0)).is_some());
+        assert_eq!(signer(1).check_upload(&key, &query, at(0)), None);
     }
 }

@@ -12,6 +12,7 @@ mod links;
 #[cfg(test)]
 mod tests;
 
+use crate::sealing::DerivedKeys;
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -41,17 +42,17 @@ pub struct LocalObjectStore {
 
 impl LocalObjectStore {
     /// A store in `directory`, made if it is missing. Links begin with `public_url`, the origin clients
-    /// reach us at, and are signed with `link_key`, which must be the same on all replicas.
+    /// reach us at, and are signed with `link_keys`, which must be the same on all replicas.
     ///
     /// # Errors
     /// When the directory cannot be made or written.
     pub fn open(
         directory: PathBuf,
         public_url: Url,
-        link_key: &[u8; 32],
+        link_keys: &DerivedKeys,
         clock: Arc<dyn Clock>,
     ) -> io::Result<Self> {
-        Ok(Self { files: Files::open(directory)?, links: LinkSigner::new(public_url, link_key), clock })
+        Ok(Self { files: Files::open(directory)?, links: LinkSigner::new(public_url, link_keys), clock })
     }
 
     fn expiry(&self, lasting: Duration) -> DateTime<Utc> {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 fn store(directory: &Path) -> LocalObjectStore {
     let url = "http://127.0.0.1:1".parse().unwrap();
-    LocalObjectStore::open(directory.to_owned(), url, &[7; 32], Arc::new(SystemClock)).unwrap()
+    LocalObjectStore::open(directory.to_owned(), url, &[7; 32].into(), Arc::new(SystemClock)).unwrap()
 }
 
 fn chunks(chunks: &[&'static str]) -> ObjectBytes<'static> {

@@ -22,7 +22,7 @@ use async_trait::async_trait;
 use greenroom_actors::{
     causes,
     clock::Clock,
-    session::{Phone, SmsError, SmsSender},
+    session::{Phone, SmsError, SmsSender, mask_phone},
 };
 use reqwest::StatusCode;
 use secrecy::{ExposeSecret, SecretString};
@@ -84,6 +84,18 @@ impl TencentSms {
         Self { account, client, clock, within }
     }
 
+    /// Whether the cloud takes our key, application, signature and text. Asks for a message to a number that is none, so
+    /// nothing is sent.
+    ///
+    /// # Errors
+    /// What is wrong with them, as the cloud says it.
+    pub async fn check(&self) -> Result<(), SmsError> {
+        match self.send("+860", "000000", Duration::from_secs(60)).await {
+            Err(SmsError::Refused(code)) if code == NO_SUCH_NUMBER => Ok(()),
+            said => said,
+        }
+    }
+
     /// Sends once. The status and body of whatever answer there is.
     async fn ask(&self, message: &SendSms<'_>) -> Result<(StatusCode, bytes::Bytes), SmsError> {
         let SmsAccount { endpoint, key, region, .. } = &self.account;
@@ -119,11 +131,16 @@ impl SmsSender for TencentSms {
         code: &SecretString,
         lifetime: Duration,
     ) -> Result<(), SmsError> {
-        let (number, code) = (format!("+86{}", phone.digits()), code.expose_secret());
+        self.send(&format!("+86{}", phone.digits()), code.expose_secret(), lifetime).await
+    }
+}
+
+impl TencentSms {
+    async fn send(&self, number: &str, code: &str, lifetime: Duration) -> Result<(), SmsError> {
         // rounded down: better a code that lives longer than it says
         let minutes = (lifetime.as_secs() / 60).max(1).to_string();
         let message = SendSms {
-            phone_number_set: [&number],
+            phone_number_set: [number],
             sms_sdk_app_id: &self.account.sdk_app_id,
             template_id: &self.account.template_id,
             sign_name: &self.account.sign_name,
@@ -135,10 +152,12 @@ impl SmsSender for TencentSms {
             Verdict::Refused { refusal, request_id } => {
                 let reason = platform_words::code(&refusal.code);
                 let message = refusal.message.unwrap_or_default();
-                let message = platform_words::text(&message, &[code, phone.digits()]);
+                let digits = number.strip_prefix("+86").unwrap_or(number);
+                let message = platform_words::text(&message, &[code, digits]);
                 let request_id = platform_words::code(&request_id.unwrap_or_default());
                 if concerns_the_phone(&reason) {
-                    tracing::info!(?phone, reason, message, request_id, "the message service sends no code");
+                    let phone = mask_phone(digits);
+                    tracing::info!(phone, reason, message, request_id, "the message service sends no code");
                 } else {
                     tracing::warn!(reason, message, request_id, "the message service refuses to send codes");
                 }
@@ -151,6 +170,9 @@ impl SmsSender for TencentSms {
         }
     }
 }
+
+/// What a number that is none is refused with.
+const NO_SUCH_NUMBER: &str = "InvalidParameterValue.IncorrectPhoneNumber";
 
 /// `SendSms`, for one number.
 #[derive(Serialize)]
@@ -219,8 +241,5 @@ fn is_internal(code: &str) -> bool {
 /// Whether a refusal is about this one number, so that there is nothing for an operator to mend.
 fn concerns_the_phone(code: &str) -> bool {
     code.starts_with("LimitExceeded.PhoneNumber")
-        || matches!(
-            code,
-            "FailedOperation.PhoneNumberInBlacklist" | "InvalidParameterValue.IncorrectPhoneNumber"
-        )
+        || matches!(code, "FailedOperation.PhoneNumberInBlacklist" | NO_SUCH_NUMBER)
 }

@@ -160,6 +160,26 @@ async fn it_starts_from_nothing_survives_a_kill_and_ends_in_order() {
 }
 
 #[tokio::test]
+async fn it_starts_although_nobody_can_sign_in_to_its_accounts() {
+    let above = tempfile::tempdir().unwrap();
+    let dir = above.path().join("dev");
+    let _data = Data(dir.clone());
+    let mut dev = Dev::start(&dir, &[]).await;
+    let accounts = dev.told()["accounts"].clone();
+    for account in accounts.as_array().unwrap() {
+        let body = json!({ "phone": account["phone"], "password": "wrong horse" });
+        let client = Client::new(dev.told()["url"].as_str().unwrap());
+        for status in [401, 401, 401, 401, 401, 429] {
+            assert_eq!(client.post("/api/v1/auth/login", body.clone()).await.status, status);
+        }
+    }
+    send_signal(dev.child.id(), "TERM");
+    assert_eq!(dev.end().await, 0);
+    dev = Dev::start(&dir, &[]).await;
+    assert_eq!(dev.told()["accounts"], accounts);
+}
+
+#[tokio::test]
 async fn fresh_begins_anew() {
     let above = tempfile::tempdir().unwrap();
     let dir = above.path().join("dev");

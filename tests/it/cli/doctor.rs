@@ -1,7 +1,7 @@
 //! `greenroom doctor`.
 
 use super::said;
-use crate::support::TestApp;
+use crate::support::{FakeSms, FakeWechat, TestApp};
 
 /// The tests' own PostgreSQL runs with `fsync = off`, which doctor rightly minds.
 const EXPECTED: &str = "fsync = off";
@@ -38,6 +38,30 @@ async fn everything_that_is_wrong_is_named_with_its_remedy() {
     let (code, text) = said(&app.run(&["doctor"]).await);
     assert_eq!(code, 1, "{text}");
     for part in ["WRONG  Redis", "WRONG  files", "WRONG  connections"] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+}
+
+#[tokio::test]
+async fn accounts_with_other_platforms_are_tried_without_sending_anything() {
+    let (sms, wechat) = (FakeSms::start().await, FakeWechat::start().await);
+    let mut builder = TestApp::builder();
+    for (name, value) in [sms.environment(), wechat.environment()].concat() {
+        builder = builder.env(name, value);
+    }
+    let app = builder.prepare().await;
+    let (_, text) = said(&app.run(&["doctor"]).await);
+    for part in ["ok     gateways.wechat", "ok     gateways.sms"] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+    assert_eq!(sms.sent(), []);
+
+    let mut environment = app.environment.clone();
+    environment.insert("WECHAT_SECRET".to_owned(), "0".repeat(32));
+    environment.insert("GREENROOM__GATEWAYS__SMS__SECRET_KEY".to_owned(), "anotherKey".to_owned());
+    let (code, text) = said(&app.run_with(&environment, &["doctor"]).await);
+    assert_eq!(code, 1, "{text}");
+    for part in ["WRONG  gateways.wechat", "40125", "WRONG  gateways.sms", "AuthFailure.SignatureFailure"] {
         assert!(text.contains(part), "{part} is not in {text}");
     }
 }

@@ -201,7 +201,7 @@ async fn an_upload_that_never_came_is_removed_after_a_day() {
 fn records(app: &TestApp) -> Files {
     let directory = app.environment["GREENROOM__STORAGE__DIR"].clone().into();
     let url = app.service.url.parse().unwrap();
-    let store = LocalObjectStore::open(directory, url, &[0; 32], Arc::new(SystemClock)).unwrap();
+    let store = LocalObjectStore::open(directory, url, &[0; 32].into(), Arc::new(SystemClock)).unwrap();
     Files::new(servers::pool(&app.database_url), Arc::new(store))
 }
 

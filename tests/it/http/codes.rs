@@ -1,6 +1,6 @@
 //! The ways in beside a password: codes that are sent to phones, and the mini-program.
 
-use crate::support::{Client, FakeSms, FakeWechat, Reply, TestApp, new_phone};
+use crate::support::{Client, FakeSms, FakeWechat, Misbehaviour, Reply, TestApp, new_phone};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -211,9 +211,51 @@ async fn a_message_service_that_refuses_is_said_so() {
     ] {
         assert_eq!(client.post("/api/v1/auth/send-code", body.clone()).await.status, status, "{body}");
     }
+    for code in [
+        "LimitExceeded.PhoneNumberThirtySecondLimit",
+        "LimitExceeded.PhoneNumberOneHourLimit",
+        "LimitExceeded.PhoneNumberDailyLimit",
+        "LimitExceeded.PhoneNumberSameContentDailyLimit",
+        "FailedOperation.PhoneNumberInBlacklist",
+        "FailedOperation.TemplateParamSetNotMatchApprovedTemplate",
+    ] {
+        let phone = new_phone();
+        sms.refuse_phone(&phone, code);
+        assert_eq!(refusal(&ask(&client, &phone, "login").await), (502, "SMS_UNAVAILABLE"), "{code}");
+        assert_eq!(sms.code_of(&phone), None);
+    }
     // where none is set up nothing is sent
     let without = TestApp::start().await;
     assert_eq!(refusal(&ask(&without.client(), &new_phone(), "login").await), (502, "SMS_UNAVAILABLE"));
+}
+
+#[actix_web::test]
+async fn a_message_of_which_nothing_is_known_may_have_been_sent() {
+    let (app, sms) = with_codes(true).await;
+    let client = app.client();
+    for how in Misbehaviour::ALL {
+        let phone = new_phone();
+        sms.misbehave_once(how);
+        assert_eq!(refusal(&ask(&client, &phone, "login").await), (502, "SMS_UNAVAILABLE"), "{how:?}");
+        // it counts, and was sent once
+        assert_eq!(refusal(&ask(&client, &phone, "login").await), (429, "RATE_LIMITED"), "{how:?}");
+        let sent: Vec<_> = sms.sent().into_iter().filter(|sent| sent.phone == phone).collect();
+        assert_eq!(sent.len(), 1, "{how:?}");
+        login(&client, &phone, &sent[0].code).await.expect(200);
+    }
+}
+
+#[actix_web::test]
+async fn a_message_that_was_certainly_not_sent_may_be_asked_for_again() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (app, sms) = with_codes(true).await;
+    let name = "GREENROOM__GATEWAYS__SMS__ENDPOINT";
+    let cut_off = app.second_replica_with(name, format!("http://{nobody}")).await;
+    let phone = new_phone();
+    let reply = ask(&cut_off.client(), &phone, "login").await;
+    assert_eq!(refusal(&reply), (502, "SMS_UNAVAILABLE"));
+    let code = code(&app.client(), &sms, &phone, "login").await;
+    login(&app.client(), &phone, &code).await.expect(200);
 }
 
 #[actix_web::test]
@@ -316,6 +358,23 @@ async fn every_refusal_of_wechat_has_its_answer() {
     let without = TestApp::start().await;
     let reply = wechat_login(&without.client(), json!({ "code": "x" })).await;
     assert_eq!(refusal(&reply), (502, "WECHAT_UNAVAILABLE"));
+}
+
+#[actix_web::test]
+async fn a_wechat_that_says_nothing_of_use_is_asked_once_and_signs_nobody_up() {
+    let (app, wechat) = with_wechat().await;
+    let client = app.client();
+    for (number, how) in Misbehaviour::ALL.into_iter().enumerate() {
+        let (lost, good) = (format!("lost-{number}"), format!("good-{number}"));
+        wechat.user(&lost, &format!("openid-{number}"));
+        wechat.user(&good, &format!("openid-{number}"));
+        wechat.misbehave_once(how);
+        let reply = wechat_login(&client, json!({ "code": lost })).await;
+        assert_eq!(refusal(&reply), (502, "WECHAT_UNAVAILABLE"), "{how:?}");
+        assert_eq!(wechat.asked().iter().filter(|code| **code == lost).count(), 1, "{how:?}");
+        let signed_in = wechat_login(&client, json!({ "code": good })).await.expect(200);
+        assert_eq!(signed_in["isNewUser"], json!(true), "{how:?}");
+    }
 }
 
 #[actix_web::test]

@@ -1,10 +1,12 @@
 //! Signing up and in, and who may do what.
 
-use crate::support::{Client, TestApp, new_phone, servers};
+use crate::support::{Client, TestApp, eventually, new_phone, servers};
 use futures_util::future::join_all;
 use greenroom_actors::session::{Role, create_account};
+use redis::AsyncCommands;
+use reqwest::Method;
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 async fn register(client: &Client, body: Value) -> crate::support::Reply {
     client.post("/api/v1/auth/register", body).await
@@ -148,6 +150,55 @@ async fn what_is_written_down_of_guesses_is_bounded_however_many_there_are() {
     assert_eq!((count("sign_in_failed"), count("sign_in_locked")), (5, 1), "{log}");
     // and nobody else is locked out
     app.client().login(&other.credentials.0, &other.credentials.1).await;
+}
+
+#[actix_web::test]
+async fn a_thousand_guesses_from_many_addresses_lock_one_phone_and_the_lock_ends_by_itself() {
+    let app = TestApp::builder()
+        .env("GREENROOM__SERVER__TRUSTED_PROXIES", "127.0.0.1")
+        .env("GREENROOM__LIMITS__SIGN_IN_PER_ADDRESS_PER_MINUTE", 30)
+        .start()
+        .await;
+    let other = app.second_replica().await;
+    let clients = [app.client(), other.client()];
+    let (victim, bystander) = (app.register_user().await, app.register_user().await);
+    let (phone, password) = victim.credentials.clone();
+    let guess = |number: usize| {
+        let client = &clients[number % 2];
+        // each from a network of its own
+        let address = format!("100.{}.{}.7", 64 + number / 256, number % 256);
+        let request = client.request(Method::POST, "/api/v1/auth/login").header("x-forwarded-for", address);
+        let request = request.json(&json!({ "phone": phone, "password": format!("wrong horse {number}") }));
+        async move {
+            let reply = client.send(request).await;
+            (reply.status, reply.code().to_owned())
+        }
+    };
+    let mut refusals: BTreeMap<(u16, String), usize> = BTreeMap::new();
+    for hundred in 0..10 {
+        for refusal in join_all((hundred * 100..(hundred + 1) * 100).map(guess)).await {
+            *refusals.entry(refusal).or_default() += 1;
+        }
+    }
+    let invalid = refusals.remove(&(401, "INVALID_CREDENTIALS".to_owned()));
+    assert_eq!((invalid, refusals.len()), (Some(5), 1), "{refusals:?}");
+    assert!(refusals.contains_key(&(429, "LOGIN_LOCKED".to_owned())), "{refusals:?}");
+    let right = json!({ "phone": phone, "password": password });
+    for client in &clients {
+        let locked = client.post("/api/v1/auth/login", right.clone()).await;
+        assert_eq!((locked.status, locked.code()), (429, "LOGIN_LOCKED"));
+        client.login(&bystander.credentials.0, &bystander.credentials.1).await;
+    }
+    // as if its quarter of an hour were nearly over: nobody has to open it
+    let mut redis = app.redis_connection().await;
+    let key = format!("{}login:{phone}", app.redis_prefix);
+    let left: i64 = redis.pttl(&key).await.unwrap();
+    assert!((800_000..=900_000).contains(&left), "{left}");
+    redis.pexpire::<_, ()>(&key, 20).await.unwrap();
+    eventually("the lock ends", async || {
+        (clients[1].post("/api/v1/auth/login", right.clone()).await.status == 200).then_some(())
+    })
+    .await;
 }
 
 #[actix_web::test]

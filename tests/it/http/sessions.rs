@@ -2,6 +2,7 @@
 
 use crate::support::{Client, Reply, Socket, TestApp};
 use futures_util::future::join_all;
+use greenroom::dev::random_key;
 use redis::AsyncCommands;
 use serde_json::{Value, json};
 use std::{
@@ -105,6 +106,44 @@ async fn a_used_token_is_answered_again_for_ten_seconds_only() {
     }
     assert_eq!(refusal(&user.refresh().await), REUSED);
     assert_eq!(refusal(&user.with_tokens(&next).refresh().await), INVALID);
+}
+
+#[actix_web::test]
+async fn both_secrets_are_changed_and_nobody_is_signed_out() {
+    const JWT: [&str; 2] = ["JWT_SECRET", "GREENROOM__AUTH__PREVIOUS_JWT_SECRETS"];
+    const KEY: [&str; 2] = ["GREENROOM__SECRETS__KEY", "GREENROOM__SECRETS__PREVIOUS_KEYS"];
+    let old = [random_key(), random_key()];
+    let new = [random_key(), random_key()];
+    let of = |current: &[String; 2], previous: &[String; 2]| {
+        let [jwt, key] = current.clone();
+        let [previous_jwt, previous_key] = previous.clone();
+        [(JWT[0], jwt), (KEY[0], key), (JWT[1], previous_jwt), (KEY[1], previous_key)]
+    };
+    let mut builder = TestApp::builder();
+    // first every replica accepts what the next step makes
+    for (name, value) in of(&old, &new) {
+        builder = builder.env(name, value);
+    }
+    let app = builder.start().await;
+    let changed = app.another_replica(&of(&new, &old)).await;
+    let user = app.register_user().await;
+    let idle = device(&user).await;
+    assert_eq!(user.at(&changed.url).get("/api/v1/users/me").await.status, 200);
+    // the replica of the new secrets gives the next one, and the other the same one again
+    let next = user.at(&changed.url).refresh().await.expect(200);
+    assert_eq!(user.refresh().await.expect(200)["refreshToken"], next["refreshToken"]);
+    let next = user.with_tokens(&next);
+    assert_eq!(next.get("/api/v1/users/me").await.status, 200);
+
+    let [jwt, key] = new;
+    let none = [(JWT[0], jwt), (KEY[0], key), (JWT[1], String::new()), (KEY[1], String::new())];
+    let done = app.another_replica(&none).await;
+    assert_eq!(idle.at(&done.url).get("/api/v1/users/me").await.status, 401);
+    assert_eq!(refusal(&idle.at(&done.url).refresh().await), INVALID);
+    assert_eq!(next.at(&done.url).get("/api/v1/users/me").await.status, 200);
+    next.at(&done.url).refresh().await.expect(200);
+    // it only was not known there
+    idle.refresh().await.expect(200);
 }
 
 #[actix_web::test]

@@ -14,7 +14,7 @@ use crate::support::{eventually, servers};
 use fake::{Fake, Reply};
 use greenroom::{
     gateways::object_store::LocalObjectStore,
-    sealing::{CredentialSealer, MasterKey},
+    sealing::{CredentialSealer, MasterKeys},
 };
 use greenroom_actors::{
     audit::audit,
@@ -120,13 +120,13 @@ impl Replica {
             QuotaSettings { queued_per_user: wishes.queued_per_user, ..QuotaSettings::default() };
         let quota = QuotaHandle::start(&supervisor, &arbiters, database, &stream, quota_settings);
         let kinds = ProviderKinds::new(vec![Arc::clone(fake) as Arc<dyn Provider>]);
-        let key = MasterKey::from_base64(&greenroom::dev::random_key().into()).unwrap();
+        let key = MasterKeys::from_base64(&greenroom::dev::random_key().into(), &[]).unwrap();
         let sealer = Arc::new(CredentialSealer::new(&key).unwrap());
         let providers = Providers::new(database.clone(), kinds.clone(), sealer, signals.clone());
         let url = "http://127.0.0.1:1".parse().unwrap();
         let clock = Arc::new(SystemClock);
         let store: Arc<dyn ObjectStore> =
-            Arc::new(LocalObjectStore::open(dir.to_owned(), url, &[7; 32], clock).unwrap());
+            Arc::new(LocalObjectStore::open(dir.to_owned(), url, &[7; 32].into(), clock).unwrap());
         let pipelines = Pipelines::new(database.clone());
         let parts = PipelineParts {
             database: database.clone(),

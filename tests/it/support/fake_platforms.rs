@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, Route, web};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, Route, http::header::LOCATION, web};
 use chrono::DateTime;
 use greenroom_actors::clock::{Clock, SystemClock};
 use hmac::{Hmac, KeyInit, Mac};
@@ -41,6 +41,38 @@ async fn serve<S: Send + Sync + 'static>(
     format!("http://127.0.0.1:{}", port.await.unwrap())
 }
 
+/// What a platform does for once in place of a good answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misbehaviour {
+    /// Takes the question and says nothing.
+    Silence,
+    /// Says what is none of its answers.
+    Garbage,
+    /// Sends to the same address again, where a good answer waits.
+    Redirect,
+    /// Says more than anybody wants to read.
+    Oversized,
+    /// Has a failure of its own.
+    Failure,
+}
+
+impl Misbehaviour {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Silence, Self::Garbage, Self::Redirect, Self::Oversized, Self::Failure];
+
+    async fn answer(self, request: &HttpRequest) -> HttpResponse {
+        match self {
+            Self::Silence => std::future::pending().await,
+            Self::Garbage => HttpResponse::Ok().body("<html>Welcome!</html>"),
+            Self::Redirect => HttpResponse::TemporaryRedirect()
+                .insert_header((LOCATION, request.uri().to_string()))
+                .finish(),
+            Self::Oversized => HttpResponse::Ok().body(vec![b' '; 16 << 20]),
+            Self::Failure => HttpResponse::InternalServerError().finish(),
+        }
+    }
+}
+
 /// The WeChat platform with one mini-program. A code it does not know is invalid, and each works once.
 #[derive(Clone)]
 pub struct FakeWechat {
@@ -54,6 +86,7 @@ struct Wechat {
     answers: BTreeMap<String, Value>,
     used: BTreeSet<String>,
     asked: Vec<String>,
+    misbehaviour: Option<Misbehaviour>,
 }
 
 impl FakeWechat {
@@ -89,6 +122,11 @@ impl FakeWechat {
         self.answer(code, json!({"errcode": errcode, "errmsg": "refused by the test"}));
     }
 
+    /// Its next answer is none.
+    pub fn misbehave_once(&self, how: Misbehaviour) {
+        self.state().misbehaviour = Some(how);
+    }
+
     /// The codes it was asked about, in order.
     pub fn asked(&self) -> Vec<String> {
         self.state().asked.clone()
@@ -110,8 +148,16 @@ async fn jscode2session(
     query: web::Query<BTreeMap<String, String>>,
     state: web::Data<Mutex<Wechat>>,
 ) -> HttpResponse {
-    let mut state = state.lock().unwrap();
-    let Wechat { answers, used, asked } = &mut *state;
+    let misbehaviour = state.lock().unwrap().misbehaviour.take();
+    let answer = said_of_code(&request, &query, &mut state.lock().unwrap());
+    match misbehaviour {
+        Some(how) => how.answer(&request).await,
+        None => answer,
+    }
+}
+
+fn said_of_code(request: &HttpRequest, query: &BTreeMap<String, String>, state: &mut Wechat) -> HttpResponse {
+    let Wechat { answers, used, asked, .. } = state;
     let given = |name: &str| query.get(name).map_or("", String::as_str);
     let code = given("js_code");
     let errcode = if request.method() != "GET" {
@@ -167,6 +213,7 @@ struct Sms {
     sent: Vec<SentSms>,
     phones: BTreeMap<String, String>,
     error: Option<String>,
+    misbehaviour: Option<Misbehaviour>,
 }
 
 impl FakeSms {
@@ -201,6 +248,11 @@ impl FakeSms {
         self.state().error = Some(code.to_owned());
     }
 
+    /// It sends the next message, and says nothing of it that can be understood.
+    pub fn misbehave_once(&self, how: Misbehaviour) {
+        self.state().misbehaviour = Some(how);
+    }
+
     /// From now on nothing is refused that is in order.
     pub fn refuse_nothing(&self) {
         let mut state = self.state();
@@ -223,9 +275,17 @@ impl FakeSms {
 }
 
 async fn send_sms(request: HttpRequest, body: web::Bytes, state: web::Data<Mutex<Sms>>) -> HttpResponse {
-    let mut state = state.lock().unwrap();
-    let message: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let fault = fault_of(&request, &body, &message).map(str::to_owned);
+    let misbehaviour = state.lock().unwrap().misbehaviour.take();
+    let answer = said_of_message(&request, &body, &mut state.lock().unwrap());
+    match misbehaviour {
+        Some(how) => how.answer(&request).await,
+        None => answer,
+    }
+}
+
+fn said_of_message(request: &HttpRequest, body: &[u8], state: &mut Sms) -> HttpResponse {
+    let message: Value = serde_json::from_slice(body).unwrap_or_default();
+    let fault = fault_of(request, body, &message).map(str::to_owned);
     let response = match fault.or_else(|| state.error.clone()) {
         Some(code) => json!({"Error": {"Code": code, "Message": "no"}, "RequestId": "r-1"}),
         None => {

@@ -25,7 +25,7 @@ mod socket;
 pub use app::{TestApp, new_phone};
 pub use client::{Client, Reply};
 pub use cutter::Cutter;
-pub use fake_platforms::{FakeSms, FakeWechat, SentSms};
+pub use fake_platforms::{FakeSms, FakeWechat, Misbehaviour, SentSms};
 pub use fake_provider::{Answer, Call, FakeProvider, Span};
 pub use keeper::on_keeper;
 pub use service::{Environment, Service, command};
