@@ -20,7 +20,9 @@ impl Tools {
         check_password(new.expose_secret())?;
         let identity = store::identity_of_user(&self.database, user).await?.ok_or(SessionError::NotFound)?;
         if identity.password_hash.is_some() {
-            self.must_be_password_of(&identity, old.ok_or(SessionError::PasswordWrong)?).await?;
+            let old = old.ok_or(SessionError::PasswordWrong)?;
+            let failure = NewEntry::of(user, SecurityEvent::SignInFailed, &origin).in_session(session);
+            self.must_be_password_of(&identity, old, failure).await?;
         }
         let hash = self.passwords.hash(new).await?;
         // where Redis is away nothing is done
@@ -38,11 +40,12 @@ impl Tools {
         Ok(())
     }
 
-    /// Guesses of somebody who holds a stolen token count like those at the door.
+    /// Guesses of somebody who holds a stolen token count like those at the door, and `failure` is written down.
     async fn must_be_password_of(
         &self,
         identity: &store::Identity,
         password: SecretString,
+        failure: NewEntry<'_>,
     ) -> Result<(), SessionError> {
         let guess = self.throttle.begin(&self.throttled(identity)).await?;
         match self.passwords.verify(password, identity.password_hash.clone()).await {
@@ -51,7 +54,7 @@ impl Tools {
                 Ok(())
             }
             Ok(false) => {
-                self.throttle.failed(guess).await?;
+                self.guess_failed(guess, failure.with(json!({ "by": "password" }))).await?;
                 Err(SessionError::PasswordWrong)
             }
             Err(error) => {
@@ -105,7 +108,10 @@ impl Tools {
         let DeleteAccount { id, user, proof, origin } = command;
         let identity = store::identity_of_user(&self.database, user).await?.ok_or(SessionError::NotFound)?;
         match proof {
-            Proof::Password(password) => self.must_be_password_of(&identity, password).await?,
+            Proof::Password(password) => {
+                let failure = NewEntry::of(user, SecurityEvent::SignInFailed, &origin);
+                self.must_be_password_of(&identity, password, failure).await?;
+            }
             Proof::Code(code) => {
                 let phone = identity.phone.as_deref().ok_or(SessionError::CodeInvalid)?;
                 let phone = Phone::parse(phone)?;

@@ -61,11 +61,7 @@ impl Tools {
                 self.sign_in_as(&identity, command.ids, "password", &command.origin).await
             }
             Ok(false) => {
-                let closes = self.throttle.failed(guess).await?;
-                self.log_failure(phone, identity.as_ref(), SecurityEvent::SignInFailed, command).await;
-                if closes {
-                    self.log_failure(phone, identity.as_ref(), SecurityEvent::SignInLocked, command).await;
-                }
+                self.guess_failed(guess, failure(identity.as_ref(), "password", phone, command)).await?;
                 Err(SessionError::InvalidCredentials)
             }
             Err(error) => {
@@ -106,7 +102,7 @@ impl Tools {
         if shown != Shown::Right {
             // who guesses where there is no code learns nothing and fills no log
             if shown == Shown::Wrong {
-                self.log_failure(phone, identity.as_ref(), SecurityEvent::SignInFailed, command).await;
+                self.log_failure(&failure(identity.as_ref(), "code", phone, command)).await;
             }
             return Err(SessionError::InvalidCredentials);
         }
@@ -132,30 +128,6 @@ impl Tools {
                 self.sign_in_as(&identity, ids, "code", &command.origin).await
             }
             made => made,
-        }
-    }
-
-    /// A failure that cannot be written down is a failure all the same.
-    async fn log_failure(
-        &self,
-        phone: &Phone,
-        identity: Option<&Identity>,
-        event: SecurityEvent,
-        command: &SignIn,
-    ) {
-        let by = match command.proof {
-            Proof::Password(_) => "password",
-            Proof::Code(_) => "code",
-        };
-        let entry = NewEntry {
-            user: identity.map(|identity| identity.user),
-            event,
-            session: None,
-            origin: &command.origin,
-            detail: json!({ "by": by, "phone": mask_phone(phone.digits()) }),
-        };
-        if let Err(error) = store::log(&self.database, &entry).await {
-            tracing::warn!(error = %crate::causes(&error), "a failed sign-in is not written down");
         }
     }
 
@@ -217,5 +189,16 @@ impl Tools {
             tracing::warn!(user = %identity.user, "openid and unionid belong to two accounts");
         }
         Ok(())
+    }
+}
+
+/// What is written down of a sign-in that failed.
+fn failure<'a>(identity: Option<&Identity>, by: &str, phone: &Phone, command: &'a SignIn) -> NewEntry<'a> {
+    NewEntry {
+        user: identity.map(|identity| identity.user),
+        event: SecurityEvent::SignInFailed,
+        session: None,
+        origin: &command.origin,
+        detail: json!({ "by": by, "phone": mask_phone(phone.digits()) }),
     }
 }

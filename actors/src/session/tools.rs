@@ -6,7 +6,7 @@ use super::{
     devices::{Device, Devices},
     passwords::Passwords,
     store::{self, Identity},
-    throttle::Throttle,
+    throttle::{Guess, Throttle},
 };
 use crate::{
     database::Database,
@@ -61,6 +61,23 @@ impl Tools {
             refresh_token: token,
             is_new_user: false,
         })
+    }
+
+    /// Counts a wrong password and writes it down, and the lock where it is the one that closes.
+    pub(super) async fn guess_failed(&self, guess: Guess, failure: NewEntry<'_>) -> Result<(), SessionError> {
+        let closes = self.throttle.failed(guess).await?;
+        self.log_failure(&failure).await;
+        if closes {
+            self.log_failure(&NewEntry { event: SecurityEvent::SignInLocked, ..failure }).await;
+        }
+        Ok(())
+    }
+
+    /// A failure that cannot be written down is a failure all the same.
+    pub(super) async fn log_failure(&self, failure: &NewEntry<'_>) {
+        if let Err(error) = store::log(&self.database, failure).await {
+            tracing::warn!(error = %crate::causes(&error), "a failed sign-in is not written down");
+        }
     }
 
     /// Opens a session in Redis; the oldest makes room where there are too many.

@@ -51,14 +51,20 @@ pub(super) async fn erase(tools: &Tools, user: UserId) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Removes what is left of deleted accounts; answers of how many nothing is left now.
+/// Removes what is left of deleted accounts; answers of how many nothing is left now. One that resists keeps no other
+/// from it.
 pub(super) async fn erase_deleted(tools: &Tools, limit: i64) -> Result<u64, Failure> {
     let client = tools.database.client().await?;
     let users = store::deleted_users(&client, limit).await?;
     drop(client);
-    for user in &users {
-        erase(tools, *user).await?;
+    let (mut erased, mut failure) = (Vec::new(), None);
+    for user in users {
+        match erase(tools, user).await {
+            Ok(()) => erased.push(user),
+            Err(error) => failure = Some(error),
+        }
     }
     let client = tools.database.client().await?;
-    Ok(store::mark_erased(&client, &users).await?)
+    let count = store::mark_erased(&client, &erased).await?;
+    failure.map_or(Ok(count), Err)
 }

@@ -106,6 +106,13 @@ async fn whoever_brings_a_friend_is_remembered() {
     assert_eq!(both.status, 201, "{both:?}");
     let torn = friend(json!({ "inviteCode": code, "referrer_id": other.id })).await;
     assert_eq!((torn.status, torn.code()), (422, "REFERRER_INVALID"));
+    app.admin()
+        .await
+        .patch(&format!("/api/v1/admin/users/{}", other.id), json!({ "banned": true }))
+        .await
+        .expect(200);
+    let banned = friend(json!({ "referrer_id": other.id })).await;
+    assert_eq!((banned.status, banned.code()), (422, "REFERRER_INVALID"));
     let invite = host.get("/api/v1/users/me/invite").await.expect(200);
     assert_eq!(invite, json!({ "inviteCode": code, "invited": 4 }));
 }
@@ -215,6 +222,27 @@ async fn a_success_forgets_earlier_failures() {
 }
 
 #[actix_web::test]
+async fn a_hash_is_made_anew_at_the_next_sign_in_when_the_cost_was_raised() {
+    let app = TestApp::start().await;
+    let (phone, password) = app.register_user().await.credentials;
+    let dearer = app.second_replica_with("GREENROOM__AUTH__BCRYPT_COST", 11).await;
+    let costs = async |cost: u32| {
+        let sql = format!(
+            "select count(*) from users where phone = '{phone}' and password_hash like '$2b${cost}$%'"
+        );
+        app.count(&sql).await == 1
+    };
+    assert!(costs(10).await);
+    let wrong = json!({ "phone": phone, "password": "wrong horse" });
+    assert_eq!(dearer.client().post("/api/v1/auth/login", wrong).await.status, 401);
+    assert!(costs(10).await);
+    dearer.client().login(&phone, &password).await;
+    assert!(costs(11).await);
+    app.client().login(&phone, &password).await;
+    assert!(costs(11).await, "and no cheaper one takes its place");
+}
+
+#[actix_web::test]
 async fn a_hundred_guesses_at_once_are_no_more_than_five() {
     let app = TestApp::start().await;
     let other = app.second_replica().await;
@@ -309,10 +337,16 @@ async fn a_profile_is_changed_in_part() {
     assert_eq!(changed["nickname"], json!("小明"));
     let changed = user.patch("/api/v1/users/me", json!({ "gender": "female" })).await.expect(200);
     assert_eq!((&changed["nickname"], &changed["gender"]), (&json!("小明"), &json!("female")));
-    let foreign = json!({ "avatar": uuid::Uuid::now_v7() });
-    let reply = user.patch("/api/v1/users/me", foreign).await;
-    assert_eq!((reply.status, &reply.json["errors"][0]["path"]), (422, &json!("/avatar")));
+    let stranger = app.register_user().await;
+    let foreign = stranger.upload("image/png", b"no picture".to_vec()).await;
+    for foreign in [uuid::Uuid::now_v7().to_string(), foreign] {
+        let reply = user.patch("/api/v1/users/me", json!({ "avatar": foreign })).await;
+        assert_eq!((reply.status, &reply.json["errors"][0]["path"]), (422, &json!("/avatar")));
+    }
     assert_eq!(user.get("/api/v1/users/me").await.expect(200), changed);
+    let own = user.upload("image/png", b"no picture".to_vec()).await;
+    let changed = user.patch("/api/v1/users/me", json!({ "avatar": own })).await.expect(200);
+    assert_eq!(changed["avatar"], json!(own));
 }
 
 #[actix_web::test]

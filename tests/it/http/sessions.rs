@@ -4,6 +4,7 @@ use crate::support::{Client, Reply, Socket, TestApp};
 use futures_util::future::join_all;
 use greenroom::dev::random_key;
 use redis::AsyncCommands;
+use reqwest::Method;
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeSet, HashMap},
@@ -265,6 +266,8 @@ async fn a_new_password_signs_the_other_devices_out() {
     assert_eq!(wrong.json["errors"][0]["path"], json!("/oldPassword"));
     let missing = user.post("/api/v1/auth/set-password", json!({ "newPassword": "another horse" })).await;
     assert_eq!(refusal(&missing), (422, "PASSWORD_WRONG"));
+    let failed = log_of(&user).await.iter().filter(|event| *event == "sign_in_failed").count();
+    assert_eq!(failed, 1, "a wrong password is written down, a missing one is none");
     let weak = set(&user.credentials.1, "short").await;
     assert_eq!(
         (refusal(&weak), &weak.json["errors"][0]["path"]),
@@ -276,6 +279,26 @@ async fn a_new_password_signs_the_other_devices_out() {
     user.refresh().await.expect(200);
     app.client().login(&user.credentials.0, "another horse").await;
     assert!(log_of(&user).await.contains(&"password_set".to_owned()));
+}
+
+#[actix_web::test]
+async fn whoever_holds_a_token_guesses_no_more_passwords_than_at_the_door() {
+    let app = TestApp::start().await;
+    let user = app.register_user().await;
+    let set = json!({ "oldPassword": "wrong horse", "newPassword": "another horse" });
+    for _ in 0..3 {
+        let reply = user.post("/api/v1/auth/set-password", set.clone()).await;
+        assert_eq!(refusal(&reply), (422, "PASSWORD_WRONG"));
+    }
+    let delete = user.request(Method::DELETE, "/api/v1/users/me").json(&json!({ "password": "wrong horse" }));
+    assert_eq!(refusal(&user.send(delete).await), (422, "PASSWORD_WRONG"));
+    let login = json!({ "phone": user.credentials.0, "password": "wrong horse" });
+    assert_eq!(refusal(&app.client().post("/api/v1/auth/login", login).await), (401, "INVALID_CREDENTIALS"));
+    let locked = user.post("/api/v1/auth/set-password", set).await;
+    assert_eq!(refusal(&locked), (429, "LOGIN_LOCKED"));
+    let log = log_of(&user).await;
+    let count = |event: &str| log.iter().filter(|entry| *entry == event).count();
+    assert_eq!((count("sign_in_failed"), count("sign_in_locked")), (5, 1), "{log:?}");
 }
 
 #[actix_web::test]
@@ -301,8 +324,13 @@ async fn a_ban_ends_sessions_and_sockets_at_once_and_a_role_counts_from_the_next
     for event in ["role_changed", "banned", "unbanned", "signed_in", "registered"] {
         assert!(log.contains(&event.to_owned()), "{event}: {log:?}");
     }
+    let own = again.get("/api/v1/users/me/security-log?limit=100").await.expect(200);
     let all = format!("/api/v1/admin/security-log?userId={}&limit=100", user.id);
-    assert_eq!(admin.get(&all).await.expect(200)["items"].as_array().unwrap().len(), log.len());
+    let all = admin.get(&all).await.expect(200);
+    assert_eq!(all["items"].as_array().unwrap().len(), own["items"].as_array().unwrap().len());
+    for entry in all["items"].as_array().unwrap() {
+        assert_eq!(entry["userId"], json!(user.id));
+    }
     assert_eq!(user.get("/api/v1/admin/security-log").await.status, 200, "support reads it");
 }
 
@@ -310,15 +338,19 @@ async fn a_ban_ends_sessions_and_sockets_at_once_and_a_role_counts_from_the_next
 async fn a_redis_that_goes_back_revives_nobody() {
     let app = TestApp::start().await;
     let (user, everywhere) = (app.register_user().await, app.register_user().await);
+    let setting = app.register_user().await;
+    let other = device(&setting).await;
     let mut redis = app.redis_connection().await;
     let key = |user: &Client| format!("{}refresh:{}", app.redis_prefix, user.id);
     let mut before = Vec::new();
-    for user in [&user, &everywhere] {
+    for user in [&user, &everywhere, &setting] {
         let all: Vec<(String, String)> = redis.hgetall(key(user)).await.unwrap();
         before.push((key(user), all));
     }
     logout(&user, json!({})).await;
     logout(&everywhere, json!({ "everywhere": true })).await;
+    let password = json!({ "oldPassword": setting.credentials.1, "newPassword": "another horse" });
+    assert_eq!(setting.post("/api/v1/auth/set-password", password).await.status, 204);
     for (key, all) in before {
         redis.hset_multiple::<_, _, _, ()>(key, &all).await.unwrap();
     }
@@ -326,6 +358,10 @@ async fn a_redis_that_goes_back_revives_nobody() {
         assert_eq!(refusal(&user.refresh().await), INVALID);
         let list = user.get("/api/v1/auth/sessions").await.expect(200);
         assert_eq!(list["items"], json!([]));
+    }
+    // not even the session that set the password: what Redis says of it is as old
+    for device in [&setting, &other] {
+        assert_eq!(refusal(&device.refresh().await), INVALID);
     }
 }
 
