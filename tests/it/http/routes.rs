@@ -2,6 +2,7 @@
 
 use super::contract::{Operation, operations};
 use crate::support::{Client, Reply, TestApp};
+use futures_util::future::join_all;
 use serde_json::json;
 use std::collections::BTreeSet;
 
@@ -95,4 +96,54 @@ async fn a_user_is_no_admin_and_support_only_reads() {
         }
     }
     assert!(admins > 20, "{admins}");
+}
+
+#[actix_web::test]
+async fn a_thousand_requests_of_an_admin_ask_postgresql_nothing_about_them() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    const REQUESTS: usize = 1_000;
+    let transactions = async |path: &str| {
+        let mut replica = app.second_replica().await;
+        let client = admin.at(&replica.url);
+        let before = committed(&app).await;
+        for _ in 0..REQUESTS / 50 {
+            for reply in join_all((0..50).map(|_| client.get(path))).await {
+                reply.expect(200);
+            }
+        }
+        // connections that end have counted all they did
+        replica.term().await;
+        committed(&app).await - before
+    };
+    // this answers out of the process's memory, so that whatever is counted has looked at who asks
+    let of_admin = transactions("/api/v1/admin/actors").await;
+    assert!(of_admin < REQUESTS / 2, "{of_admin}: more than replicas do by themselves");
+    let of_profile = transactions("/api/v1/users/me").await;
+    assert!(of_profile >= REQUESTS, "{of_profile}: what is counted are requests");
+}
+
+/// Transactions of the test's database.
+async fn committed(app: &TestApp) -> usize {
+    let sql = "select xact_commit from pg_stat_database where datname = current_database()";
+    usize::try_from(app.count(sql).await).unwrap()
+}
+
+#[actix_web::test]
+async fn who_may_not_call_hears_it_without_postgresql_and_redis() {
+    let app = TestApp::builder().own_postgres().own_redis().start().await;
+    let user = app.register_user().await;
+    let ended = app.with_aged_token(&user, 960, 900);
+    let operations = operations(&app.client()).await;
+    app.postgres.with(|postgres| postgres.kill()).await;
+    app.redis.with(|redis| redis.stop()).await;
+    for operation in operations.iter().filter(|operation| operation.is_secured) {
+        let name = name(operation);
+        assert_eq!(call(&ended, operation).await.status, 401, "{name}");
+        if operation.is_admins {
+            assert_eq!(call(&user, operation).await.status, 403, "{name}");
+        }
+    }
+    app.redis.with(|redis| redis.start_again().unwrap()).await;
+    app.postgres.with(|postgres| postgres.start_again().unwrap()).await;
 }
