@@ -174,6 +174,40 @@ async fn old_keys_and_events_are_deleted_and_young_ones_stay() {
     assert!(audit(&ground.database).await.unwrap().is_empty());
 }
 
+#[actix_web::test]
+async fn what_is_kept_of_identity_is_kept_for_its_time_and_no_longer() {
+    let ground = Ground::start().await;
+    ground.user().await;
+    let rows = "insert into security_log (id, user_id, event, at)
+            select gen_random_uuid(), id, 'signed_in', clock_timestamp() - n * interval '1 day'
+            from users, generate_series(170, 189) n;
+        insert into closed_sessions (session_id, user_id, keep_until)
+            select gen_random_uuid(), id, clock_timestamp() + n * interval '1 hour' from users, generate_series(-4, 5) n
+            where n <> 0;
+        insert into api_keys (id, user_id, name, key_hash, scopes, revoked_at, expires_at)
+            select gen_random_uuid(), id, kind, sha256(kind::bytea), array['read'],
+                clock_timestamp() - revoked * interval '1 day', clock_timestamp() - ended * interval '1 day'
+            from users, (values ('good', null, null), ('good until', null, -200), ('revoked', 100, -200),
+                ('revoked long ago', 200, -200), ('ended long ago', null, 200), ('spent long ago', 200, null))
+                as keys (kind, revoked, ended);
+        insert into api_key_usage (key_id, day, user_id, amount)
+            select id, '2026-01-01', user_id, 0 from api_keys where name = 'spent long ago'";
+    ground.sql.batch_execute(rows).await.unwrap();
+    assert_eq!(ground.outcome("delete-security-log").await, "10 entries deleted");
+    assert_eq!(ground.outcome("delete-closed-sessions").await, "4 closed sessions deleted");
+    assert_eq!(ground.outcome("delete-api-keys").await, "2 keys deleted");
+    let left =
+        "select count(*) from api_keys where name in ('good', 'good until', 'revoked', 'spent long ago')";
+    assert_eq!(ground.count(left).await, 4);
+    for (job, said) in [
+        ("delete-security-log", "0 entries deleted"),
+        ("delete-closed-sessions", "0 closed sessions deleted"),
+        ("delete-api-keys", "0 keys deleted"),
+    ] {
+        assert_eq!(ground.outcome(job).await, said);
+    }
+}
+
 /// Makes every object look as if it had been written two days ago.
 fn age_objects(directory: &Path) {
     for entry in std::fs::read_dir(directory).unwrap().flatten() {
@@ -227,11 +261,11 @@ async fn uploads_that_never_came_are_removed() {
 async fn a_job_is_run_when_it_is_due_and_dated_anew() {
     let ground = Ground::start().await;
     eventually("the timetable is there", async || {
-        (ground.upkeep.jobs().await.unwrap().len() == 10).then_some(())
+        (ground.upkeep.jobs().await.unwrap().len() == 11).then_some(())
     })
     .await;
     let future = "select count(*) from jobs where next_run_at > clock_timestamp()";
-    assert_eq!(ground.count(future).await, 10, "nothing is due at the first start");
+    assert_eq!(ground.count(future).await, 11, "nothing is due at the first start");
     let due = "update jobs set next_run_at = clock_timestamp() - interval '1 hour' where name = 'delete-final-events'";
     ground.sql.batch_execute(due).await.unwrap();
     eventually("the job has run", async || {
@@ -239,7 +273,7 @@ async fn a_job_is_run_when_it_is_due_and_dated_anew() {
         jobs.into_iter().find(|job| job.name == "delete-final-events" && job.last_finished_at.is_some())
     })
     .await;
-    assert_eq!(ground.count(future).await, 10);
+    assert_eq!(ground.count(future).await, 11);
 }
 
 #[actix_web::test]
@@ -277,7 +311,7 @@ async fn admins_see_the_timetable_and_run_a_job() {
     assert_eq!(user.get("/api/v1/admin/jobs").await.status, 403);
     let jobs = eventually("the timetable is there", async || {
         let jobs = admin.get("/api/v1/admin/jobs").await.expect(200);
-        jobs["items"].as_array().filter(|items| items.len() == 10).cloned()
+        jobs["items"].as_array().filter(|items| items.len() == 11).cloned()
     })
     .await;
     let job = jobs.iter().find(|job| job["name"] == "delete-final-events").unwrap();

@@ -8,7 +8,7 @@
 use crate::{
     database::{Database, DatabaseError, commit},
     ids::{ApiKeyId, SessionId, UserId},
-    records::security_log::{self, NewEntry, SecurityEvent},
+    records::security_log::{self, KEPT_DAYS, NewEntry, SecurityEvent},
     session::Origin,
     signals::{Signal, Signals},
 };
@@ -349,6 +349,21 @@ impl ApiKeys {
         }
         Ok(key)
     }
+}
+
+/// Deletes at most `limit` keys that have been of no use for as long as the security log tells of them. Those that have
+/// spent something stay: the ledger names them.
+pub(crate) async fn delete_old(client: &impl GenericClient, limit: i64) -> Result<u64, DatabaseError> {
+    let statement = client
+        .prepare_cached(
+            "delete from api_keys where id in (
+                 select id from api_keys k
+                 where least(revoked_at, expires_at) < clock_timestamp() - $1 * interval '1 day'
+                 and not exists (select from api_key_usage u where u.key_id = k.id)
+                 limit $2)",
+        )
+        .await?;
+    Ok(client.execute(&statement, &[&f64::from(KEPT_DAYS), &limit]).await?)
 }
 
 /// The key that this command, or another one under the same idempotency key, has made in the last day.

@@ -6,7 +6,7 @@ use crate::{
     idempotency,
     pipeline::PipelineHandle,
     quota::QuotaHandle,
-    records::{callbacks, files::Files, security_log},
+    records::{api_keys, callbacks, files::Files, security_log},
     session,
 };
 use deadpool_postgres::Client;
@@ -54,6 +54,9 @@ pub(super) async fn run(job: Job, tools: &Tools) -> Result<String, Failure> {
         Job::DeleteSecurityLog => {
             deleted(tools, async |client| security_log::delete_old(client, limit).await).await?
         }
+        Job::DeleteApiKeys => {
+            deleted(tools, async |client| api_keys::delete_old(client, limit).await).await?
+        }
         Job::EraseDeletedAccounts => erasure::erase_deleted(tools, limit).await?,
         Job::FillInviteCodes => session::fill_invite_codes(&tools.database.client().await?).await?,
         Job::RemoveAbandonedUploads => {
@@ -68,6 +71,7 @@ pub(super) async fn run(job: Job, tools: &Tools) -> Result<String, Failure> {
         Job::DeleteProviderCallbacks => "callbacks deleted",
         Job::DeleteClosedSessions => "closed sessions deleted",
         Job::DeleteSecurityLog => "entries deleted",
+        Job::DeleteApiKeys => "keys deleted",
         Job::FillInviteCodes => "codes added",
         Job::EraseDeletedAccounts => "accounts erased",
         Job::RemoveAbandonedUploads => "uploads removed",

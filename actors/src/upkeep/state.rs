@@ -18,6 +18,7 @@ pub(super) enum Job {
     DeleteProviderCallbacks,
     DeleteClosedSessions,
     DeleteSecurityLog,
+    DeleteApiKeys,
     FillInviteCodes,
     EraseDeletedAccounts,
     RemoveAbandonedUploads,
@@ -34,13 +35,14 @@ pub(super) enum Schedule {
 }
 
 impl Job {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::ExpireGrants,
         Self::DeleteIdempotencyKeys,
         Self::DeleteFinalEvents,
         Self::DeleteProviderCallbacks,
         Self::DeleteClosedSessions,
         Self::DeleteSecurityLog,
+        Self::DeleteApiKeys,
         Self::FillInviteCodes,
         Self::EraseDeletedAccounts,
         Self::RemoveAbandonedUploads,
@@ -56,6 +58,7 @@ impl Job {
             Self::DeleteProviderCallbacks => "delete-provider-callbacks",
             Self::DeleteClosedSessions => "delete-closed-sessions",
             Self::DeleteSecurityLog => "delete-security-log",
+            Self::DeleteApiKeys => "delete-api-keys",
             Self::FillInviteCodes => "fill-invite-codes",
             Self::EraseDeletedAccounts => "erase-deleted-accounts",
             Self::RemoveAbandonedUploads => "remove-abandoned-uploads",
@@ -78,7 +81,8 @@ impl Job {
             Self::DeleteFinalEvents
             | Self::DeleteProviderCallbacks
             | Self::DeleteClosedSessions
-            | Self::DeleteSecurityLog => Schedule::Every(Duration::from_secs(3600)),
+            | Self::DeleteSecurityLog
+            | Self::DeleteApiKeys => Schedule::Every(Duration::from_secs(3600)),
             Self::RemoveAbandonedUploads | Self::RemoveOrphanObjects => Schedule::Daily(3),
         }
     }
