@@ -45,9 +45,10 @@ if redis.call('PTTL', KEYS[1]) < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[3]) 
 return 0";
 
 const FAILED: &str = r"
+local failures = redis.call('HINCRBY', KEYS[1], 'failures', 1)
 redis.call('HDEL', KEYS[1], ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return redis.call('HINCRBY', KEYS[1], 'failures', 1)";
+return failures";
 
 const ENDED: &str = r"
 redis.call('HDEL', KEYS[1], ARGV[1])

@@ -2,6 +2,7 @@
 
 use crate::support::{Client, FakeSms, FakeWechat, Misbehaviour, Reply, TestApp, new_phone};
 use futures_util::future::join_all;
+use redis::AsyncCommands;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -100,6 +101,32 @@ async fn a_code_is_good_once_for_what_it_was_asked_for_and_for_five_tries() {
         login(&client, &phone, &wrong(&sent)).await;
     }
     login(&client, &phone, &sent).await.expect(200);
+}
+
+#[actix_web::test]
+async fn what_lies_in_redis_of_identity_ends_by_itself_and_tells_no_secret() {
+    let (app, sms) = with_codes(false).await;
+    let (client, user, phone) = (app.client(), app.register_user().await, new_phone());
+    let sent = code(&client, &sms, &phone, "login").await;
+    let wrong = json!({ "phone": phone, "password": "wrong horse" });
+    assert_eq!(client.post("/api/v1/auth/login", wrong).await.status, 401);
+    let mut redis = app.redis_connection().await;
+    const MINUTE: i64 = 60_000;
+    for (key, most) in [
+        (format!("code:login:{phone}"), 5 * MINUTE),
+        (format!("codes_sent:{phone}"), 24 * 60 * MINUTE),
+        (format!("login:{phone}"), 15 * MINUTE),
+        (format!("refresh:{}", user.id), 7 * 24 * 60 * MINUTE),
+    ] {
+        let name = format!("{}{key}", app.redis_prefix);
+        let left: i64 = redis.pttl(&name).await.unwrap();
+        assert!((most - MINUTE..=most).contains(&left), "{key} ends in {left} ms");
+        let fields: Vec<(String, String)> = redis.hgetall(&name).await.unwrap();
+        assert!(!fields.is_empty(), "{key}");
+        for secret in [&sent, "wrong horse", &user.credentials.1, &user.refresh_token] {
+            assert!(fields.iter().all(|(_, value)| !value.contains(secret)), "{key}: {fields:?}");
+        }
+    }
 }
 
 #[actix_web::test]
