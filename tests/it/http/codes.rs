@@ -196,8 +196,14 @@ async fn a_forgotten_password_is_set_anew_and_everybody_is_out() {
     assert_eq!(refusal(&weak), (422, "PASSWORD_WEAK"));
     assert_eq!(weak.json["errors"][0]["path"], json!("/newPassword"));
     assert_eq!(refusal(&reset(wrong(&sent), "another horse").await), (422, "CODE_INVALID"));
+    let mut redis = app.redis_connection().await;
+    let key = format!("{}refresh:{}", app.redis_prefix, user.id);
+    let before: Vec<(String, String)> = redis.hgetall(&key).await.unwrap();
     assert_eq!(reset(sent.clone(), "another horse").await.status, 204);
     assert_eq!(refusal(&reset(sent, "a third horse").await), (422, "CODE_INVALID"));
+    assert_eq!(refusal(&user.refresh().await), (401, "REFRESH_TOKEN_INVALID"));
+    // nor does a Redis that goes back revive anybody
+    redis.hset_multiple::<_, _, _, ()>(&key, &before).await.unwrap();
     assert_eq!(refusal(&user.refresh().await), (401, "REFRESH_TOKEN_INVALID"));
     // and the lock of the old password is open
     stranger.login(&phone, "another horse").await;
