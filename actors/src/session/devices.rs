@@ -196,11 +196,9 @@ impl Devices {
     }
 
     /// Takes the token of that number, which has been proven genuine; the next one is derived with the key `next_key_id`.
-    #[expect(clippy::too_many_arguments, reason = "what the script takes")]
     pub(super) async fn rotate(
         &self,
-        user: UserId,
-        session: SessionId,
+        (user, session): (UserId, SessionId),
         device: &Device,
         generation: i64,
         number: u64,

@@ -34,7 +34,7 @@ impl Tools {
         let next_key_id = self.refresh_keys.current_id();
         let rotation = self
             .devices
-            .rotate(user, session, &device, generation, claimed.number, next_key_id, &origin)
+            .rotate((user, session), &device, generation, claimed.number, next_key_id, &origin)
             .await?;
         faults::point("session.rotated");
         let next = match rotation {
