@@ -200,7 +200,7 @@ pub struct Auth {
     /// Signs access tokens; 32 bytes or more, the same on all replicas.
     #[serde(deserialize_with = "secret")]
     pub jwt_secret: Option<SecretString>,
-    /// Earlier values of `jwt_secret`, whose tokens still verify.
+    /// Other values of `jwt_secret`, earlier or next, whose tokens verify too.
     #[serde(deserialize_with = "secrets")]
     pub previous_jwt_secrets: Vec<SecretString>,
     /// Age of an access token, seconds.
@@ -239,7 +239,7 @@ pub struct Secrets {
     /// 32 bytes in base64: seals credentials, signs links and refresh tokens; the same on all replicas.
     #[serde(deserialize_with = "secret")]
     pub key: Option<SecretString>,
-    /// Earlier values of `key`: what they sealed and signed is still accepted.
+    /// Other values of `key`, earlier or next: what they sealed and signed is accepted too.
     #[serde(deserialize_with = "secrets")]
     pub previous_keys: Vec<SecretString>,
 }

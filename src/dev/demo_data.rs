@@ -86,7 +86,9 @@ async fn make_account(
     bcrypt_cost: u32,
 ) -> Result<UserId> {
     let filter = UserFilter { query: Some(phone.to_owned()), ..UserFilter::default() };
-    match Users::new(database.clone()).list(&filter, None, 1).await?.first() {
+    let found = Users::new(database.clone()).list(&filter, None, 100).await?;
+    // the filter also finds a nickname
+    match found.iter().find(|user| user.phone.as_deref() == Some(phone)) {
         Some(known) => Ok(known.id),
         None => Ok(session::create_account(database, phone, password.into(), role, bcrypt_cost).await?),
     }

@@ -90,7 +90,7 @@ impl TencentSms {
     /// # Errors
     /// What is wrong with them, as the cloud says it.
     pub async fn check(&self) -> Result<(), SmsError> {
-        match self.send("+860", "000000", Duration::from_secs(60)).await {
+        match self.send("+8600000000000", "000000", Duration::from_secs(60)).await {
             Err(SmsError::Refused(code)) if code == NO_SUCH_NUMBER => Ok(()),
             said => said,
         }
