@@ -3,7 +3,10 @@
 use super::*;
 use crate::support::{Answer, FakeProvider, TestApp};
 use greenroom_actors::events::EventKind;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 /// What a provider sees of a fork of 50 that the service `app` runs.
 async fn most_at_once(app: TestApp) -> usize {
@@ -108,22 +111,23 @@ async fn a_task_that_waits_for_its_provider_says_so() {
         tasks.push(ground.replica.try_start(user, pipeline, json!({})).await.unwrap());
         eventually("the call is away", async || (ground.fake.in_flight() == 1).then_some(())).await;
     }
-    let waiting = eventually("both others wait", async || {
+    // positions are counted anew once a second
+    let waiting = eventually("the others wait one behind the other", async || {
         let waiting = ground.replica.pipeline.waiting(&tasks).await.unwrap();
-        let ceiling = waiting.values().filter(|waiting| waiting.reason.name() == "provider_ceiling");
-        (ceiling.count() == 2).then_some(waiting)
+        let mut places: Vec<_> = waiting.values().map(|waiting| waiting.position).collect();
+        places.sort();
+        (places == [Some(0), Some(1)]).then_some(waiting)
     })
     .await;
     assert!(!waiting.contains_key(&tasks[0].id), "the first has its call away");
-    let mut places: Vec<_> = waiting.values().map(|waiting| waiting.position).collect();
-    places.sort();
-    assert_eq!(places, [Some(0), Some(1)]);
-    let mut told = Vec::new();
-    while told.len() < 2 {
+    assert!(waiting.values().all(|waiting| waiting.reason.name() == "provider_ceiling"));
+    let mut told = HashMap::new();
+    while !tasks[1..].iter().all(|task| told.contains_key(&task.id)) {
         let events = ground.replica.published.next().await;
-        told.extend(events.into_iter().filter(|event| event.kind == EventKind::TaskWaiting));
+        let waits = events.into_iter().filter(|event| event.kind == EventKind::TaskWaiting);
+        told.extend(waits.map(|event| (event.task.unwrap(), event.data)));
     }
-    assert!(told.iter().all(|event| event.data["reason"] == "provider_ceiling"), "{told:?}");
+    assert!(told.values().all(|told| told["reason"] == "provider_ceiling"), "{told:?}");
     for task in tasks {
         ground.replica.cancel(task.id).await.unwrap();
     }
