@@ -4,12 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, Route, http::header::LOCATION, web};
+use actix_web::{HttpRequest, HttpResponse, http::header::LOCATION, web};
 use chrono::DateTime;
 use greenroom_actors::clock::{Clock, SystemClock};
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+
+use super::serving::serve;
 
 const APPID: &str = "wx0123456789abcdef";
 const APP_SECRET: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f0";
@@ -19,27 +21,6 @@ const REGION: &str = "ap-guangzhou";
 const SDK_APP_ID: &str = "1400000001";
 const SIGN_NAME: &str = "绿房间";
 const TEMPLATE_ID: &str = "100001";
-
-/// Serves every path with `route` on a free port, on a thread of its own. Answers the origin.
-async fn serve<S: Send + Sync + 'static>(
-    state: Arc<S>,
-    route: impl Fn() -> Route + Send + Clone + 'static,
-) -> String {
-    let (bound, port) = tokio::sync::oneshot::channel();
-    let state = web::Data::from(state);
-    std::thread::spawn(move || {
-        actix_web::rt::System::new().block_on(async move {
-            let server = HttpServer::new(move || App::new().app_data(state.clone()).default_service(route()))
-                .workers(1)
-                .disable_signals()
-                .bind(("127.0.0.1", 0))
-                .unwrap();
-            bound.send(server.addrs()[0].port()).unwrap();
-            server.run().await.unwrap();
-        });
-    });
-    format!("http://127.0.0.1:{}", port.await.unwrap())
-}
 
 /// What a platform does for once in place of a good answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use actix_web::http::StatusCode;
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
+
+use super::serving::serve;
 
 /// A call the provider got.
 #[derive(Debug, Clone)]
@@ -117,23 +119,7 @@ impl FakeProvider {
             in_flight: AtomicUsize::new(0),
             most_in_flight: AtomicUsize::new(0),
         });
-        let (bound, port) = tokio::sync::oneshot::channel();
-        let shared = web::Data::from(Arc::clone(&state));
-        // on a thread of its own, so that a test that blocks does not silence the provider
-        std::thread::spawn(move || {
-            actix_web::rt::System::new().block_on(async move {
-                let server = HttpServer::new(move || {
-                    App::new().app_data(shared.clone()).default_service(web::to(answer))
-                })
-                .workers(1)
-                .disable_signals()
-                .bind(("127.0.0.1", 0))
-                .unwrap();
-                bound.send(server.addrs()[0].port()).unwrap();
-                server.run().await.unwrap();
-            });
-        });
-        let url = format!("http://127.0.0.1:{}", port.await.unwrap());
+        let url = serve(Arc::clone(&state), || web::to(answer)).await;
         Self { state, url }
     }
 

@@ -20,6 +20,7 @@ mod fake_provider;
 mod keeper;
 pub mod servers;
 mod service;
+mod serving;
 mod socket;
 
 pub use app::{TestApp, new_phone};
