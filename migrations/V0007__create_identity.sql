@@ -31,3 +31,8 @@ create index security_log_by_age on security_log using brin (at);
 create table invite_codes (
     code text primary key
 );
+
+-- Keyed hashes of those an invitation has given something: nobody is new twice.
+create table gifted_identities (
+    digest bytea primary key
+);

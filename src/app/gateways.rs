@@ -63,6 +63,8 @@ pub(super) struct SessionKeys {
     pub(super) refresh: DerivedKeys,
     /// Hashes codes.
     pub(super) codes: [u8; 32],
+    /// Hash those who were given something.
+    pub(super) gifted: DerivedKeys,
 }
 
 impl Outside {
@@ -93,8 +95,11 @@ impl Outside {
         )
         .with_context(|| format!("storage.dir = {shown} cannot be used"))?;
         let (store, sealer) = (Arc::new(store), Arc::new(CredentialSealer::new(&master)?));
-        let keys =
-            SessionKeys { refresh: master.derive("refresh tokens"), codes: master.derive("codes").current };
+        let keys = SessionKeys {
+            refresh: master.derive("refresh tokens"),
+            codes: master.derive("codes").current,
+            gifted: master.derive("gifted identities"),
+        };
         let kinds = gateways::provider_kinds(
             AddressGuard::new(settings.providers.allow_private_networks),
             HttpLimits {

@@ -36,7 +36,7 @@ use greenroom_actors::{
     },
     redis_client::RedisClient,
     session::{
-        AccessTokens, InvitationGifts, RefreshKeys, SessionHandle, SessionParts, SessionSettings,
+        AccessTokens, GiftedKeys, InvitationGifts, RefreshKeys, SessionHandle, SessionParts, SessionSettings,
         TokenSettings,
     },
     signals::{self, Signals},
@@ -141,6 +141,7 @@ pub async fn run(
             quota: quota.clone(),
             files: outside.files.clone(),
             pipeline: pipeline.clone(),
+            access_lifetime: AccessTokens::taken_for(settings.auth.access_ttl_s),
         },
     );
     let state = web::Data::new(State {
@@ -157,7 +158,7 @@ pub async fn run(
         audit_log: AuditLog::new(database.clone()),
         security_log: SecurityLog::new(database.clone()),
         api_keys: ApiKeys::new(database.clone(), signals.clone()),
-        users: Users::new(database.clone()),
+        users: Users::new(database.clone(), signals.clone()),
         plans: Plans::new(database.clone()),
         live: Live {
             sockets: sockets.clone(),
@@ -229,6 +230,7 @@ fn session_settings(settings: &Settings, keys: &SessionKeys) -> SessionSettings 
         gifts: InvitationGifts { newcomer: newcomer_quota, referrer: referrer_quota },
         refresh_keys: RefreshKeys::new(keys.refresh.current, &keys.refresh.previous),
         code_key: keys.codes,
+        gifted_keys: GiftedKeys::new(keys.gifted.current, &keys.gifted.previous),
     }
 }
 

@@ -14,6 +14,7 @@ use greenroom_actors::ids::{SessionId, UserId};
 use greenroom_actors::records::plans::{NewPlan, Plans};
 use greenroom_actors::records::users::{UserFilter, Users};
 use greenroom_actors::session::{self, AccessTokens, Role};
+use greenroom_actors::signals::Signals;
 use reqwest::Method;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -86,7 +87,7 @@ async fn make_account(
     bcrypt_cost: u32,
 ) -> Result<UserId> {
     let filter = UserFilter { query: Some(phone.to_owned()), ..UserFilter::default() };
-    let found = Users::new(database.clone()).list(&filter, None, 100).await?;
+    let found = Users::new(database.clone(), Signals::new()).list(&filter, None, 100).await?;
     // the filter also finds a nickname
     match found.iter().find(|user| user.phone.as_deref() == Some(phone)) {
         Some(known) => Ok(known.id),

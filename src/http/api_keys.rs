@@ -215,6 +215,8 @@ pub(super) async fn create_api_key(
     request: ValidJson<NewApiKey>,
 ) -> Result<HttpResponse, ApiError> {
     let new = request.body.checked(user.id, key.into_text())?;
+    // the key outlasts the session
+    state.session.must_be_open(user.id, user.session).await?;
     let made = asked_twice(|| state.api_keys.create(&new, &origin.0)).await?;
     Ok(HttpResponse::Created().json(MadeApiKey {
         id: made.id.to_string(),

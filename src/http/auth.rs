@@ -212,7 +212,7 @@ pub(super) async fn register(
     };
     // its ids tell the second asking from somebody else's registration
     let opened = asked_twice(|| state.session.register(command.clone())).await?;
-    tokens(&state, opened, StatusCode::CREATED).await
+    tokens(&state, &opened, StatusCode::CREATED)
 }
 
 /// Signs in by phone, with a password or a code. A code signs up a phone that has no account.
@@ -237,7 +237,7 @@ pub(super) async fn login(
     let proof = proof(password, code)?;
     let command = SignIn { ids: NewIds::new(), phone, proof, origin: origin.0 };
     let opened = asked_twice(|| state.session.sign_in(command.clone())).await?;
-    tokens(&state, opened, StatusCode::OK).await
+    tokens(&state, &opened, StatusCode::OK)
 }
 
 /// Signs in by the mini-program. Its first sign-in makes the account.
@@ -264,7 +264,7 @@ pub(super) async fn wechat_login(
     let command = SignInByWechat { ids: NewIds::new(), code, referral, origin: origin.0 };
     // not asked twice: the platform takes a code once
     let opened = state.session.sign_in_by_wechat(command).await?;
-    tokens(&state, opened, StatusCode::OK).await
+    tokens(&state, &opened, StatusCode::OK)
 }
 
 /// Takes a refresh token for the next pair of tokens.
@@ -289,7 +289,7 @@ pub(super) async fn refresh(
     let command = Refresh { token: request.body.refresh_token, origin: origin.0 };
     // the second asking is an exact replay
     let opened = asked_twice(|| state.session.refresh(command.clone())).await?;
-    tokens(&state, opened, StatusCode::OK).await
+    tokens(&state, &opened, StatusCode::OK)
 }
 
 /// Signs out: closes the session of the refresh token, else of the bearer. Nothing to close is no fault.
@@ -356,20 +356,21 @@ fn referral(referrer: Option<String>, invite_code: Option<String>) -> Result<Ref
     Ok(Referral { referrer, invite_code })
 }
 
-async fn tokens(state: &State, opened: SessionOpened, status: StatusCode) -> Result<HttpResponse, ApiError> {
-    let user = state.users.get(opened.user).await?.ok_or_else(ApiError::not_found)?;
+/// What a sign-in gives. Nothing here waits for anything: it is done.
+fn tokens(state: &State, opened: &SessionOpened, status: StatusCode) -> Result<HttpResponse, ApiError> {
+    let SessionOpened { user, session, refresh_token, is_new_user } = opened;
     let now = SystemClock.now();
-    let access = state.tokens.issue(opened.user, opened.role, opened.session, now).map_err(|error| {
+    let access = state.tokens.issue(user.id, user.role, *session, now).map_err(|error| {
         tracing::error!(%error, "an access token could not be signed");
         ApiError::new(ErrorCode::Internal)
     })?;
     Ok(HttpResponse::build(status).json(Tokens {
         access_token: access.token.expose_secret().to_owned(),
-        refresh_token: opened.refresh_token.expose_secret().to_owned(),
+        refresh_token: refresh_token.expose_secret().to_owned(),
         token_type: "Bearer",
         expires_in: access.lifetime_s,
         refresh_expires_in: state.settings.refresh_ttl_s,
-        is_new_user: opened.is_new_user,
-        user: UserView::from(&user),
+        is_new_user: *is_new_user,
+        user: UserView::from(user),
     }))
 }

@@ -34,6 +34,9 @@ pub struct FieldError {
     pub message: Text,
 }
 
+/// Letters of a path or message that are shown: what a client has sent is not sent back whole.
+const FIELD_ERROR_MAX: usize = 512;
+
 /// Why a request was not done.
 #[derive(Debug)]
 pub struct ApiError(Box<Refusal>);
@@ -77,6 +80,10 @@ pub struct ProblemField<'a> {
     path: &'a str,
     /// What is wrong with it.
     message: &'a str,
+}
+
+fn clipped(text: &str) -> &str {
+    text.char_indices().nth(FIELD_ERROR_MAX).map_or(text, |(end, _)| &text[..end])
 }
 
 impl ApiError {
@@ -197,7 +204,10 @@ impl ApiError {
             errors: refusal
                 .errors
                 .iter()
-                .map(|error| ProblemField { path: &error.path, message: error.message.in_language(language) })
+                .map(|error| ProblemField {
+                    path: clipped(&error.path),
+                    message: clipped(error.message.in_language(language)),
+                })
                 .collect(),
         };
         // strings and numbers only: this cannot fail

@@ -60,7 +60,8 @@ pub async fn limit<B: MessageBody + 'static>(
         Err(error) => return Ok(request.error_response(error)),
     };
     let mut response = next.call(request).await?.map_into_boxed_body();
-    if let Some(standing) = standing {
+    // a refusal by a limit of the handler's own tells of that one
+    if let Some(standing) = standing.filter(|_| !response.headers().contains_key(RATE_LIMIT_LIMIT)) {
         for (name, value) in headers_of(&standing) {
             response.headers_mut().insert(name, value);
         }
@@ -71,10 +72,16 @@ pub async fn limit<B: MessageBody + 'static>(
 /// Where a caller stands, as it is answered.
 #[must_use]
 pub fn headers_of(standing: &Standing) -> [(HeaderName, HeaderValue); 3] {
+    headers(standing.per_minute, standing.remaining(), standing.reset_s())
+}
+
+/// Of `limit` are `remaining` left, and all of them after `reset_s` seconds.
+#[must_use]
+pub fn headers(limit: u32, remaining: u32, reset_s: u64) -> [(HeaderName, HeaderValue); 3] {
     [
-        (RATE_LIMIT_LIMIT, HeaderValue::from(standing.per_minute)),
-        (RATE_LIMIT_REMAINING, HeaderValue::from(standing.remaining())),
-        (RATE_LIMIT_RESET, HeaderValue::from(standing.reset_s())),
+        (RATE_LIMIT_LIMIT, HeaderValue::from(limit)),
+        (RATE_LIMIT_REMAINING, HeaderValue::from(remaining)),
+        (RATE_LIMIT_RESET, HeaderValue::from(reset_s)),
     ]
 }
 

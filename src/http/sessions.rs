@@ -4,13 +4,14 @@ use super::{
     error::{ApiError, asked_twice},
     extract::{ClientOrigin, Id, User},
     json::ValidJson,
-    paging::List,
+    paging::{List, Page, PageQuery, ValidQuery},
     state::State,
     users::UserView,
 };
 use actix_web::{HttpResponse, delete, get, post, web};
 use chrono::{DateTime, Utc};
 use greenroom_actors::{
+    causes,
     ids::SessionId,
     session::{BindWechat, ChangePhone, CloseSession, OpenedSession, SetPassword},
 };
@@ -38,14 +39,21 @@ struct SessionView {
     address: Option<String>,
 }
 
-/// Lists the devices that are signed in, last used first: at most ten.
+/// Lists the devices that are signed in, newest first: at most ten.
 #[utoipa::path(
     tag = "auth",
     security(("bearer" = [])),
-    responses((status = 200, description = "All of them.", body = List<SessionView>))
+    params(PageQuery),
+    responses((status = 200, description = "A page.", body = List<SessionView>))
 )]
 #[get("/auth/sessions")]
-pub(super) async fn list_sessions(user: User, state: web::Data<State>) -> Result<HttpResponse, ApiError> {
+pub(super) async fn list_sessions(
+    user: User,
+    query: ValidQuery<PageQuery>,
+    state: web::Data<State>,
+) -> Result<HttpResponse, ApiError> {
+    let PageQuery { limit, cursor } = query.0;
+    let page = Page::<SessionId>::new("sessions", limit, cursor.as_ref())?;
     let given = |text: String| Some(text).filter(|text| !text.is_empty());
     let view = |session: OpenedSession| SessionView {
         id: session.id.to_string(),
@@ -56,8 +64,9 @@ pub(super) async fn list_sessions(user: User, state: web::Data<State>) -> Result
         user_agent: given(session.user_agent),
         address: given(session.address),
     };
-    let sessions = state.session.list(user.id).await?;
-    Ok(HttpResponse::Ok().json(List::whole(sessions.into_iter().map(view).collect())))
+    let mut sessions = state.session.list(user.id).await?;
+    sessions.retain(|session| page.after.is_none_or(|after| session.id < after));
+    Ok(HttpResponse::Ok().json(page.answer(sessions, |session| session.id, view)))
 }
 
 /// Signs a device out.
@@ -159,7 +168,8 @@ pub(super) async fn change_phone(
     request: ValidJson<NewPhone>,
 ) -> Result<HttpResponse, ApiError> {
     let NewPhone { phone, code } = request.body;
-    let command = ChangePhone { id: SessionId::new(), user: user.id, phone, code, origin: origin.0 };
+    let (id, session) = (SessionId::new(), user.session);
+    let command = ChangePhone { id, user: user.id, session, phone, code, origin: origin.0 };
     asked_twice(|| state.session.change_phone(command.clone())).await?;
     me(user, &state).await
 }
@@ -192,13 +202,20 @@ pub(super) async fn bind_wechat(
     state: web::Data<State>,
     request: ValidJson<WechatCode>,
 ) -> Result<HttpResponse, ApiError> {
-    let command = BindWechat { user: user.id, code: request.body.code, origin: origin.0 };
+    let (session, code) = (user.session, request.body.code);
+    let command = BindWechat { user: user.id, session, code, origin: origin.0 };
     // not asked twice: the platform takes a code once
     state.session.bind_wechat(command).await?;
     me(user, &state).await
 }
 
+/// The account as it is after what was done.
 async fn me(user: User, state: &State) -> Result<HttpResponse, ApiError> {
-    let record = state.users.get(user.id).await?.ok_or_else(super::users::gone)?;
+    let record = state.users.get(user.id).await.map_err(|error| {
+        // "not done" would be wrong
+        tracing::warn!(error = %causes(&error), "an account cannot be read after it was changed");
+        ApiError::outcome_unknown()
+    })?;
+    let record = record.ok_or_else(super::users::gone)?;
     Ok(HttpResponse::Ok().json(UserView::from(&record)))
 }

@@ -228,13 +228,18 @@ pub(super) fn gone() -> ApiError {
     ApiError::unauthenticated("Bearer realm=\"greenroom\", error=\"invalid_token\"")
 }
 
+/// Control characters, and those that turn the direction of the text around them.
+fn is_control(letter: char) -> bool {
+    letter.is_control() || matches!(letter, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// The change that a patch asks for, as far as it can be judged without looking anywhere.
 fn change_of(patch: ProfilePatch, avatar_hosts: &[String]) -> Result<ProfileChange, ApiError> {
     let mut errors = Vec::new();
     let mut refuse = |path: &str, message| errors.push(FieldError { path: path.to_owned(), message });
     let nickname = patch.nickname.map(|text| text.trim().to_owned());
     if let Some(text) = &nickname
-        && (!(1..=NICKNAME_MAX).contains(&text.chars().count()) || text.chars().any(char::is_control))
+        && (!(1..=NICKNAME_MAX).contains(&text.chars().count()) || text.chars().any(is_control))
     {
         let message = Text::new(
             "须为 1 到 32 个字符，不含控制字符。",
@@ -297,7 +302,7 @@ mod tests {
     #[test]
     fn a_nickname_is_trimmed_and_bounded() {
         assert_eq!(change(r#"{"nickname":"  小明 "}"#).unwrap().nickname.as_deref(), Some("小明"));
-        for bad in ["   ", "a\\tb", &"长".repeat(33)] {
+        for bad in ["   ", "a\\tb", "a\u{202e}b", &"长".repeat(33)] {
             assert_eq!(change(&format!(r#"{{"nickname":"{bad}"}}"#)).unwrap_err(), ["/nickname"]);
         }
     }

@@ -168,7 +168,7 @@ impl Connection {
                 let message = Text::new(format!("没有任务 {task}。"), format!("There is no task {task}."));
                 connection.refuse(ErrorCode::NotFound, &message, context);
             }
-            Err(_) => connection.refuse_unavailable(context),
+            Err(_) => connection.refuse_code(ErrorCode::Unavailable, context),
         }));
     }
 
@@ -183,24 +183,34 @@ impl Connection {
         };
         context.wait(shown.into_actor(self).map(|shown, connection, context| match shown {
             Ok(frame) => context.text(frame),
-            Err(_) => connection.refuse_unavailable(context),
+            Err(_) => connection.refuse_code(ErrorCode::Unavailable, context),
         }));
     }
 
-    fn refuse_unavailable(&self, context: &mut Context) {
-        self.refuse(ErrorCode::Unavailable, &ErrorCode::Unavailable.meaning(), context);
+    fn refuse_code(&self, code: ErrorCode, context: &mut Context) {
+        self.refuse(code, &code.meaning(), context);
     }
 
     fn renew(&mut self, token: &SecretString, context: &mut Context) {
-        match self.state.tokens.verify(token.expose_secret()) {
-            Ok(claims) if claims.user == self.socket.user() => {
-                self.expires_at = claims.expires_at;
-                self.socket.set_session(claims.session);
-                self.watch_expiry(context);
+        let claims = self.state.tokens.verify(token.expose_secret()).ok();
+        let Some(claims) = claims.filter(|claims| claims.user == self.socket.user()) else {
+            return self.refuse_code(ErrorCode::Unauthenticated, context);
+        };
+        let state = self.state.clone();
+        let asked = async move { state.session.must_be_open(claims.user, claims.session).await };
+        // it hears of this session's end from now on
+        let before = self.socket.set_session(claims.session);
+        context.wait(asked.into_actor(self).map(move |open, connection, context| match open {
+            Ok(()) => {
+                connection.expires_at = claims.expires_at;
+                connection.watch_expiry(context);
                 context.text(protocol::auth_ok(claims.expires_at));
             }
-            _ => self.refuse(ErrorCode::Unauthenticated, &ErrorCode::Unauthenticated.meaning(), context),
-        }
+            Err(error) => {
+                connection.socket.set_session(before);
+                connection.refuse_code(ApiError::from(error).code(), context);
+            }
+        }));
     }
 
     fn take_part(&mut self, item: Item, context: &mut Context) {

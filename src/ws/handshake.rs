@@ -109,6 +109,11 @@ pub(crate) async fn connect(
     let command =
         OpenSocket { user: bearer.id, session: bearer.session, resume, held, cut: cut_of(&request) };
     let socket = state.live.sockets.open(command).await?;
+    // the socket hears from now on when its session or key ends, which may have ended before
+    match bearer.key {
+        Some(key) => state.api_keys.must_work(key).await?,
+        None => state.session.must_be_open(bearer.id, bearer.session).await?,
+    }
     let connection = Connection::open(state, socket, bearer, Language::of(request.headers()));
     WsResponseBuilder::new(connection, &request, payload)
         .protocols(&[PROTOCOL])

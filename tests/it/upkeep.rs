@@ -95,7 +95,13 @@ impl Ground {
         );
         let files = Files::new(database.clone(), Arc::clone(&store));
         let pipeline = pipeline(&supervisor, &arbiter, &database, &quota, stream, &files);
-        let parts = UpkeepParts { database: database.clone(), quota: quota.clone(), files, pipeline };
+        let parts = UpkeepParts {
+            database: database.clone(),
+            quota: quota.clone(),
+            files,
+            pipeline,
+            access_lifetime: Duration::from_secs(930),
+        };
         let upkeep = UpkeepHandle::start(&supervisor, &arbiter, parts);
         let sql = servers::connect(&url).await;
         Self { sql, database, quota, store, dir, upkeep }

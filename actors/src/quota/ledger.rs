@@ -146,13 +146,14 @@ impl Ledger {
         }
     }
 
-    /// Whether the API key that asked for the task, if one did, may spend its cost; who it is to be counted to.
+    /// Whether the API key that asked for the task, if one did, may spend its cost; who it is to be counted to. What is
+    /// free is counted to nobody, so that a key that has spent nothing can be deleted one day.
     pub(super) fn require_allowance(&self, task: &NewTask) -> Result<Option<Spender>, QuotaError> {
         let Some(key) = task.api_key else { return Ok(None) };
         let allowance = self.allowances.get(&key).filter(|allowance| allowance.user == task.user);
         let allowance = allowance.ok_or(QuotaError::ApiKeyRevoked)?;
         allowance.require(task.quota_cost)?;
-        Ok(Some(Spender { key, day: allowance.today }))
+        Ok((task.quota_cost > 0).then_some(Spender { key, day: allowance.today }))
     }
 
     /// Counts what an API key, if it was one, has spent; a negative amount has come back.

@@ -323,12 +323,10 @@ impl ApiKeys {
         const FIND: &str = "
             select k.id, k.user_id, k.scopes, k.expires_at, u.banned_at is not null,
                 coalesce(k.last_used_at < clock_timestamp() - interval '1 minute', true)
-            from api_keys k join users u on u.id = k.user_id
-            where k.key_hash = $1 and k.revoked_at is null and u.deleted_at is null
-            and (k.expires_at is null or k.expires_at > clock_timestamp())";
+            from api_keys k join users u on u.id = k.user_id where k.key_hash = $1 and ";
         let hash = KeyText::parse(text).ok_or(ApiKeyError::Invalid)?.hash();
         let client = self.database.client().await?;
-        let statement = client.prepare_cached(FIND).await?;
+        let statement = client.prepare_cached(&format!("{FIND}{WORKS}")).await?;
         let row = client.query_opt(&statement, &[&hash.as_slice()]).await?.ok_or(ApiKeyError::Invalid)?;
         if row.try_get(4)? {
             return Err(ApiKeyError::Banned);
@@ -349,7 +347,26 @@ impl ApiKeys {
         }
         Ok(key)
     }
+
+    /// That a key works still which did a moment ago.
+    ///
+    /// # Errors
+    /// [`ApiKeyError::Invalid`], [`ApiKeyError::Banned`]; PostgreSQL.
+    pub async fn must_work(&self, key: ApiKeyId) -> Result<(), ApiKeyError> {
+        let text = format!(
+            "select u.banned_at is not null from api_keys k join users u on u.id = k.user_id
+             where k.id = $1 and {WORKS}"
+        );
+        let client = self.database.client().await?;
+        let statement = client.prepare_cached(&text).await?;
+        let row = client.query_opt(&statement, &[&key]).await?.ok_or(ApiKeyError::Invalid)?;
+        if row.try_get(0)? { Err(ApiKeyError::Banned) } else { Ok(()) }
+    }
 }
+
+/// What is so of a key `k` of user `u` that works, but for a ban.
+const WORKS: &str = "k.revoked_at is null and u.deleted_at is null
+    and (k.expires_at is null or k.expires_at > clock_timestamp())";
 
 /// Deletes at most `limit` keys that have been of no use for as long as the security log tells of them. Those that have
 /// spent something stay: the ledger names them.

@@ -276,8 +276,13 @@ impl Files {
     async fn remove(&self, file: &File) -> Result<(), FileError> {
         self.store.delete(&file.object_key).await?;
         let client = self.database.client().await?;
-        let statement = client.prepare_cached("delete from files where id = $1").await?;
-        client.execute(&statement, &[&file.id]).await?;
+        let statement = client
+            .prepare_cached(
+                "with avatar as (update users set avatar = null where id = $2 and avatar = $1::uuid::text)
+                 delete from files where id = $1",
+            )
+            .await?;
+        client.execute(&statement, &[&file.id, &file.user]).await?;
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use crate::{
         security_log::{self, NewEntry, SecurityEvent},
     },
     session::{Origin, Role},
+    signals::{Signal, Signals},
 };
 use chrono::{DateTime, Utc};
 use serde_json::json;
@@ -124,19 +125,21 @@ impl AccessChange {
 #[derive(Clone)]
 pub struct Users {
     database: Database,
+    signals: Signals,
 }
 
-const COLUMNS: &str = "u.id, u.phone, u.nickname, u.avatar, u.gender, u.role, u.invite_code, u.referrer_id, \
+/// What [`from_row`] reads of `users u`.
+pub(crate) const COLUMNS: &str = "u.id, u.phone, u.nickname, u.avatar, u.gender, u.role, u.invite_code, u.referrer_id, \
      u.banned_at, u.membership_plan_id, u.membership_expires_at, \
      coalesce(u.membership_expires_at > clock_timestamp(), false) as membership_active, \
      greatest(u.quota_remaining - coalesce((select sum(g.remaining) from quota_grants g where g.user_id = u.id \
         and g.live and g.expires_at <= clock_timestamp()), 0), 0)::bigint as quota_left, u.created_at";
 
 impl Users {
-    /// The users of `database`.
+    /// The users of `database`; sockets of those who are banned hear of it by `signals`.
     #[must_use]
-    pub fn new(database: Database) -> Self {
-        Self { database }
+    pub fn new(database: Database, signals: Signals) -> Self {
+        Self { database, signals }
     }
 
     /// The user of that id, unless they were deleted.
@@ -169,7 +172,8 @@ impl Users {
         self.one(&sql, &[&user, &change.nickname, &sets_avatar, &avatar, &gender]).await
     }
 
-    /// Changes what somebody may do, and remembers who did it; `None` where there is no such user.
+    /// Changes what somebody may do, and remembers who did it; `None` where there is no such user. Who is banned is
+    /// signed out.
     ///
     /// # Errors
     /// See [`DatabaseError`].
@@ -200,6 +204,9 @@ impl Users {
             security_log::insert(&transaction, &NewEntry::of(user, event, &nowhere).with(detail)).await?;
         }
         commit(transaction).await?;
+        if change.banned == Some(true) {
+            self.signals.send(Signal::SessionsClosed { user, kept: None });
+        }
         from_row(&row).map(Some)
     }
 
@@ -265,7 +272,8 @@ impl Users {
     }
 }
 
-fn from_row(row: &Row) -> Result<UserRecord, DatabaseError> {
+/// The user in a row of [`COLUMNS`].
+pub(crate) fn from_row(row: &Row) -> Result<UserRecord, DatabaseError> {
     Ok(UserRecord {
         id: row.try_get("id")?,
         phone: row.try_get("phone")?,

@@ -58,33 +58,48 @@ impl Tools {
         let phone = Phone::parse(&phone)?;
         check_password(password.expose_secret())?;
         let referrer = self.referrer(&referral).await?;
-        let is_right = match code {
-            Some(code) => {
-                self.codes.consume(&phone, Scene::Register, &code, ids.session.0).await? == Shown::Right
+        let Some(code) = code else {
+            if self.register_requires_code {
+                return Err(SessionError::CodeInvalid);
             }
-            None => !self.register_requires_code,
+            return self.register_as_owner(ids, &phone, password, referrer, &origin).await;
         };
-        if !is_right {
+        let by = ids.session.0;
+        if self.codes.consume(&phone, Scene::Register, &code, by).await? != Shown::Right {
             return Err(SessionError::CodeInvalid);
         }
+        let work = self.register_as_owner(ids, &phone, password, referrer, &origin);
+        self.with_code((&phone, Scene::Register, by), work).await
+    }
+
+    /// Makes an account for whoever may say that the phone is theirs.
+    async fn register_as_owner(
+        &self,
+        ids: NewIds,
+        phone: &Phone,
+        password: SecretString,
+        referrer: Option<UserId>,
+        origin: &Origin,
+    ) -> Result<SessionOpened, SessionError> {
         // the constraint decides; looking first spares a hash
-        let taken = store::identity_of_phone(&self.database, &phone).await?;
+        let taken = store::identity_of_phone(&self.database, phone).await?;
         if taken.is_some_and(|taken| taken.user != ids.user) {
             return Err(SessionError::PhoneTaken);
         }
         let hash = self.passwords.hash(password).await?;
         let new = NewIdentity {
             user: ids.user,
-            phone: Some(&phone),
+            phone: Some(phone),
             password_hash: Some(&hash),
             wechat: None,
             role: Role::User,
             referrer,
             session: Some(ids.session),
-            origin: &origin,
+            origin,
             gifts: self.gifts.of(ids.user, referrer),
+            digests: self.gifted_keys.digests(Some(phone), None),
         };
-        self.make(&new, ids, &origin).await
+        self.make(&new, ids, origin).await
     }
 
     /// Opens the first session of an account and makes the account. In this order: a session of nobody harms nobody,
@@ -105,13 +120,10 @@ impl Tools {
         // their sockets are told of what is committed
         self.stream.mark_behind(new.gifts.iter().map(|gift| gift.user));
         faults::point("session.registered");
-        Ok(SessionOpened {
-            user: ids.user,
-            role: new.role,
-            session: ids.session,
-            refresh_token,
-            is_new_user: true,
-        })
+        let user = self.users.get(ids.user).await;
+        // it is made, whatever became of the look at it
+        let user = user.ok().flatten().ok_or(AskError::OutcomeUnknown("session"))?;
+        Ok(SessionOpened { user, session: ids.session, refresh_token, is_new_user: true })
     }
 
     /// Who brought a new user.
@@ -185,6 +197,7 @@ pub async fn create_account(
         session: None,
         origin: &Origin::default(),
         gifts: Vec::new(),
+        digests: Vec::new(),
     };
     create(database, &new).await?;
     Ok(user)

@@ -1,15 +1,16 @@
 //! The glue to actix: each command becomes a future of the actor, as many at once as the mailbox holds.
 
 use super::{
-    BindWechat, ChangePhone, CloseSession, DeleteAccount, InvitationGifts, OpenedSession, Refresh,
-    RefreshKeys, Register, ResetPassword, SendCode, SessionError, SessionOpened, SetPassword, SignIn,
-    SignInByWechat, SignOut, SmsSender, WechatLogin, codes::Codes, devices::Devices, passwords::Passwords,
-    throttle::Throttle, tools::Tools,
+    BindWechat, ChangePhone, CloseSession, DeleteAccount, GiftedKeys, InvitationGifts, OpenedSession,
+    Refresh, RefreshKeys, Register, ResetPassword, SendCode, SessionError, SessionOpened, SetPassword,
+    SignIn, SignInByWechat, SignOut, SmsSender, WechatLogin, codes::Codes, devices::Devices,
+    passwords::Passwords, throttle::Throttle, tools::Tools,
 };
 use crate::{
     ask::{Ask, Mailbox, Reply},
     database::Database,
-    ids::UserId,
+    ids::{SessionId, UserId},
+    records::users::Users,
     redis_client::RedisClient,
     sealer::Sealer,
     signals::Signals,
@@ -50,8 +51,8 @@ macro_rules! commands {
 /// The sessions of a user.
 struct ListSessions(UserId);
 
-/// The sessions of a user are closed in PostgreSQL.
-struct ForgetSessions(UserId);
+/// Something must be done in a session that is open.
+struct RequireOpen(UserId, SessionId);
 
 commands! {
     SendCode => (): send_code,
@@ -76,11 +77,11 @@ impl Command for ListSessions {
     }
 }
 
-impl Command for ForgetSessions {
+impl Command for RequireOpen {
     type Done = ();
 
     async fn run(self, tools: Tools) -> Answer<Self> {
-        tools.forget_all(self.0).await
+        tools.must_be_open(self.0, self.1).await
     }
 }
 
@@ -131,7 +132,7 @@ impl Handler<Drain> for Session {
 }
 
 /// How sessions are made.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SessionSettings {
     /// Cost of a password's hash; each step doubles the time.
     pub bcrypt_cost: u32,
@@ -141,6 +142,8 @@ pub struct SessionSettings {
     pub register_requires_code: bool,
     /// What invitations give.
     pub gifts: InvitationGifts,
+    /// Know again whom they have given something.
+    pub gifted_keys: GiftedKeys,
     /// Derive refresh tokens.
     pub refresh_keys: RefreshKeys,
     /// Hashes codes; random and used for nothing else.
@@ -182,6 +185,7 @@ impl SessionHandle {
         let spec = ChildSpec { name: "session", shard: None, capacity: CAPACITY };
         let SessionParts { database, redis, signals, stream, sms, wechat, sealer } = parts;
         let tools = Tools {
+            users: Users::new(database.clone(), signals.clone()),
             database,
             signals,
             // the bound on hashing threads outlives the actor: so do hashes under way
@@ -195,6 +199,7 @@ impl SessionHandle {
             sealer,
             register_requires_code: settings.register_requires_code,
             gifts: settings.gifts,
+            gifted_keys: settings.gifted_keys,
             stream,
         };
         Self(supervisor.start(arbiter, spec, move |_| Session {
@@ -256,7 +261,7 @@ impl SessionHandle {
         self.ask(command).await
     }
 
-    /// The open sessions of a user, last used first.
+    /// The open sessions of a user, newest first: at most ten.
     ///
     /// # Errors
     /// See [`SessionError`].
@@ -272,12 +277,12 @@ impl SessionHandle {
         self.ask(command).await
     }
 
-    /// Ends the sockets of a user whose sessions PostgreSQL has closed, and forgets the sessions.
+    /// That a session is open now, for what must not be done by an access token alone.
     ///
     /// # Errors
-    /// See [`SessionError`].
-    pub async fn forget(&self, user: UserId) -> Result<(), SessionError> {
-        self.ask(ForgetSessions(user)).await
+    /// [`SessionError::Unauthenticated`] where it is closed, [`SessionError::Banned`]; PostgreSQL and Redis.
+    pub async fn must_be_open(&self, user: UserId, session: SessionId) -> Result<(), SessionError> {
+        self.ask(RequireOpen(user, session)).await
     }
 
     /// Sets a password and closes the other sessions.

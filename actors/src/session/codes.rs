@@ -2,8 +2,8 @@
 //! asked for.
 //!
 //! `code:<scene>:<phone>` holds a keyed hash, so whoever reads Redis learns no code. `codes_sent:<phone>` counts what is
-//! sent. A code that was right is remembered for a minute by who used it, so that a command that is asked again finds
-//! it right again.
+//! sent. A code that was right is remembered for a minute or longer by who used it, so that a command that is asked again
+//! finds it right again. One that certainly nothing was done with is given back.
 
 use super::{
     Phone, Scene, SessionError,
@@ -30,7 +30,7 @@ const A_DAY: u32 = 10;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Tries of one code.
 const TRIES: u32 = 5;
-/// How long a code that was used is recognised by who used it.
+/// How long, at least, a code that was used is recognised by who used it.
 const ASKED_AGAIN: Duration = Duration::from_secs(60);
 
 /// Counts one code more: 0, or after how many milliseconds it may be asked for.
@@ -82,11 +82,18 @@ if not code[1] then return 0 end
 if code[2] then return (code[1] == ARGV[1] and code[2] == ARGV[2]) and 1 or 0 end
 if code[1] == ARGV[1] then
   redis.call('HSET', KEYS[1], 'used_by', ARGV[2])
-  redis.call('PEXPIRE', KEYS[1], ARGV[4])
+  if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[4]) then redis.call('PEXPIRE', KEYS[1], ARGV[4]) end
   return 1
 end
 if redis.call('HINCRBY', KEYS[1], 'tries', 1) >= tonumber(ARGV[3]) then redis.call('DEL', KEYS[1]) end
 return 2",
+    )
+});
+
+/// The code is good again that `ARGV[1]` has used.
+static GIVE_BACK: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "if redis.call('HGET', KEYS[1], 'used_by') == ARGV[1] then redis.call('HDEL', KEYS[1], 'used_by') end",
     )
 });
 
@@ -113,7 +120,9 @@ impl Codes {
         count.arg(millis(CODE_GAP)).arg(A_DAY).arg(millis(DAY));
         let wait: i64 = count.invoke_async(&mut connection).await.map_err(RedisUnavailable::from)?;
         if wait > 0 {
-            return Err(SessionError::TooManyCodes { retry_after_s: wait.unsigned_abs().div_ceil(1000) });
+            let retry_after_s = wait.unsigned_abs().div_ceil(1000);
+            let most = if retry_after_s > CODE_GAP.as_secs() { A_DAY } else { 1 };
+            return Err(SessionError::TooManyCodes { retry_after_s, most });
         }
         // the generator of this thread is a CSPRNG
         let code: SecretString = format!("{:06}", rand::rng().random_range(0..1_000_000)).into();
@@ -148,6 +157,15 @@ impl Codes {
             2 => Shown::Wrong,
             _ => Shown::Void,
         })
+    }
+
+    /// Nothing was done with the code that `user` has used.
+    pub(super) async fn give_back(&self, phone: &Phone, scene: Scene, user: Uuid) {
+        let mut call = GIVE_BACK.key(self.code_key(phone, scene));
+        call.arg(user.to_string());
+        if let Err(error) = call.invoke_async::<()>(&mut self.redis.connection()).await {
+            tracing::warn!(error = %crate::causes(&error), "a code that was of no use is not given back");
+        }
     }
 
     fn hash(&self, phone: &Phone, scene: Scene, code: &SecretString) -> String {

@@ -133,19 +133,19 @@ return {'reused', 0, ''}",
     )
 });
 
-/// Closes all sessions but `ARGV[1]`, which takes on generation `ARGV[2]`. Answers how many were closed.
-static KEEP: LazyLock<Script> = LazyLock::new(|| {
-    timed_script(
-        "local own = redis.call('HGET', KEYS[1], ARGV[1])
-local left = redis.call('PTTL', KEYS[1])
-local closed = redis.call('HLEN', KEYS[1])
-redis.call('DEL', KEYS[1])
-if not own then return closed end
-local session = cjson.decode(own)
-session.generation = tonumber(ARGV[2])
-redis.call('HSET', KEYS[1], ARGV[1], cjson.encode(session))
-if left > 0 then redis.call('PEXPIRE', KEYS[1], left) end
-return closed - 1",
+/// Closes the sessions of generations before `ARGV[1]`, but `ARGV[2]`, which takes that generation on.
+static CLOSE_BEFORE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local all, generation = redis.call('HGETALL', KEYS[1]), tonumber(ARGV[1])
+for i = 1, #all, 2 do
+  local session = cjson.decode(all[i + 1])
+  if all[i] == ARGV[2] then
+    session.generation = generation
+    redis.call('HSET', KEYS[1], all[i], cjson.encode(session))
+  elseif session.generation < generation then
+    redis.call('HDEL', KEYS[1], all[i])
+  end
+end",
     )
 });
 
@@ -237,22 +237,16 @@ impl Devices {
         Ok(self.redis.connection().hdel(self.key(user), session.to_string()).await?)
     }
 
-    /// Closes all sessions of a user.
-    pub(super) async fn close_all(&self, user: UserId) -> Result<(), RedisUnavailable> {
-        Ok(self.redis.connection().del(self.key(user)).await?)
-    }
-
-    /// Closes all but `kept`, which goes on in `generation`.
-    pub(super) async fn close_others(
+    /// Closes the sessions of a user that were opened before `generation` began, but `kept`, which goes on in it.
+    pub(super) async fn close_before(
         &self,
         user: UserId,
-        kept: SessionId,
         generation: i64,
+        kept: Option<SessionId>,
     ) -> Result<(), RedisUnavailable> {
-        let mut call = KEEP.key(self.key(user));
-        call.arg(kept.to_string()).arg(generation);
-        let _closed: i64 = call.invoke_async(&mut self.redis.connection()).await?;
-        Ok(())
+        let mut call = CLOSE_BEFORE.key(self.key(user));
+        call.arg(generation).arg(kept.map(|kept| kept.to_string()).unwrap_or_default());
+        Ok(call.invoke_async(&mut self.redis.connection()).await?)
     }
 
     fn key(&self, user: UserId) -> String {

@@ -5,6 +5,7 @@ use crate::{
     ask::AskError,
     database::DatabaseError,
     ids::{SessionId, UserId},
+    records::users::UserRecord,
     redis_client::RedisUnavailable,
     sealer::SealError,
 };
@@ -239,6 +240,8 @@ pub struct ChangePhone {
     pub id: SessionId,
     /// Whose.
     pub user: UserId,
+    /// By which session.
+    pub session: SessionId,
     /// The new one, as the client wrote it.
     pub phone: String,
     /// The code that was sent to it for [`Scene::Register`] or [`Scene::Login`].
@@ -252,6 +255,8 @@ pub struct ChangePhone {
 pub struct BindWechat {
     /// Whose.
     pub user: UserId,
+    /// By which session.
+    pub session: SessionId,
     /// The code of `wx.login`.
     pub code: SecretString,
     /// Where it comes from.
@@ -274,10 +279,8 @@ pub struct DeleteAccount {
 /// A session was opened or goes on.
 #[derive(Clone, Debug)]
 pub struct SessionOpened {
-    /// Whose.
-    pub user: UserId,
-    /// What they may do.
-    pub role: Role,
+    /// Whose, as they are now.
+    pub user: UserRecord,
     /// Its id, `sid` in tokens.
     pub session: SessionId,
     /// The refresh token that is good now.
@@ -338,6 +341,8 @@ pub enum SessionError {
     TooManyCodes {
         /// When one may be.
         retry_after_s: u64,
+        /// Of how many that are let through the last was sent: of one a minute, or of ten a day.
+        most: u32,
     },
     /// The refresh token is of no open session.
     #[error("the refresh token is not valid")]
@@ -384,4 +389,17 @@ pub enum SessionError {
     /// No answer of the actor.
     #[error(transparent)]
     Ask(#[from] AskError),
+}
+
+impl SessionError {
+    /// Whether certainly nothing was done, and the same command may succeed when it comes again.
+    #[must_use]
+    pub fn is_not_done(&self) -> bool {
+        match self {
+            Self::Redis(_) | Self::Busy => true,
+            Self::Ask(error) => !matches!(error, AskError::OutcomeUnknown(_)),
+            Self::Database(error) => error.is_transient() && !matches!(error, DatabaseError::Unanswered(_)),
+            _ => false,
+        }
+    }
 }

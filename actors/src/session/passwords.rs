@@ -3,14 +3,16 @@
 use super::{SessionError, state::check_password};
 use bcrypt::{BcryptResult, non_truncating_hash, verify};
 use secrecy::{ExposeSecret, SecretString};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// A salt and a hash that no password has: whoever asks for an unknown phone waits as long as for a known one.
 const NOBODY: &str = "AAAAAAAAAAAAAAAAAAAAA.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAA.";
 
-/// Passwords that may wait for a thread. At bcrypt's cost of 12 one core works some 40 s on them.
+/// Passwords that may wait for a thread.
 const WAITING: usize = 128;
+/// How long they may wait: well within the time that callers do, and that a guess keeps its place.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A password could not be hashed or compared: a stored hash that is none, or no randomness. The cause is not told,
 /// for it may quote the hash.
@@ -36,8 +38,7 @@ impl Passwords {
 
     /// Whether a hash costs less than one that is made now. What is no hash of ours is left alone.
     pub(super) fn is_too_cheap(&self, hash: &str) -> bool {
-        let cost = hash.split('$').nth(2).and_then(|cost| cost.parse::<u32>().ok());
-        cost.is_some_and(|cost| cost < self.cost)
+        cost_of(hash).is_some_and(|cost| cost < self.cost)
     }
 
     /// A hash to store.
@@ -50,7 +51,7 @@ impl Passwords {
         self.on_a_thread(move || non_truncating_hash(password.expose_secret(), cost)).await
     }
 
-    /// Whether `password` has `hash`; without a hash it takes as long and says no.
+    /// Whether `password` has `hash`. To say no takes as long with a hash of an earlier cost and without one.
     ///
     /// # Errors
     /// [`SessionError::Busy`]; [`SessionError::Hashing`] where the stored hash is not one.
@@ -61,10 +62,19 @@ impl Passwords {
     ) -> Result<bool, SessionError> {
         // bcrypt reads 72 bytes and stops: what cannot be set is not compared either
         let hash = hash.filter(|_| check_password(password.expose_secret()).is_ok());
-        let known = hash.is_some();
-        let hash = hash.unwrap_or_else(|| format!("$2b${:02}${NOBODY}", self.cost));
-        let matches = self.on_a_thread(move || verify(password.expose_secret(), &hash)).await?;
-        Ok(matches && known)
+        let (known, now) = (hash.is_some(), self.cost);
+        let hash = hash.unwrap_or_else(|| hash_of_nobody(now));
+        let matches = self.on_a_thread(move || {
+            let matches = verify(password.expose_secret(), &hash)?;
+            if !matches && let Some(cost) = cost_of(&hash) {
+                // each cost is twice the one before: with one more of each up to now it is as long as now
+                for cost in cost..now {
+                    verify(password.expose_secret(), &hash_of_nobody(cost))?;
+                }
+            }
+            Ok(matches)
+        });
+        Ok(matches.await? && known)
     }
 
     async fn on_a_thread<T: Send + 'static>(
@@ -73,7 +83,8 @@ impl Passwords {
     ) -> Result<T, SessionError> {
         let _place: SemaphorePermit<'_> = self.places.try_acquire().map_err(|_| SessionError::Busy)?;
         // the semaphore is never closed; were it, hashing would only be unbounded
-        let permit = Arc::clone(&self.threads).acquire_owned().await.ok();
+        let permit = tokio::time::timeout(PATIENCE, Arc::clone(&self.threads).acquire_owned()).await;
+        let permit = permit.map_err(|_| SessionError::Busy)?.ok();
         let done = tokio::task::spawn_blocking(move || {
             let result = work();
             drop(permit);
@@ -81,6 +92,14 @@ impl Passwords {
         });
         Ok(done.await.ok().and_then(Result::ok).ok_or(HashingFailed)?)
     }
+}
+
+fn cost_of(hash: &str) -> Option<u32> {
+    hash.split('$').nth(2).and_then(|cost| cost.parse().ok())
+}
+
+fn hash_of_nobody(cost: u32) -> String {
+    format!("$2b${cost:02}${NOBODY}")
 }
 
 #[cfg(test)]
@@ -103,15 +122,24 @@ mod tests {
         assert!(!Passwords::new(4).is_too_cheap(&hash) && !Passwords::new(5).is_too_cheap("$x"));
     }
 
+    /// How long it takes to say no.
+    async fn refusal(passwords: &Passwords, hash: Option<String>) -> Duration {
+        let started = Instant::now();
+        assert!(!passwords.verify("wrong horse".into(), hash).await.unwrap());
+        started.elapsed()
+    }
+
     #[tokio::test]
-    async fn nobody_has_no_password_and_takes_as_long_to_ask() {
-        let passwords = Passwords::new(8);
-        let hash = passwords.hash("correct horse".into()).await.unwrap();
-        let started = Instant::now();
-        assert!(!passwords.verify("wrong".into(), Some(hash)).await.unwrap());
-        let known = started.elapsed();
-        let started = Instant::now();
-        assert!(!passwords.verify("wrong".into(), None).await.unwrap());
-        assert!(started.elapsed() * 4 > known, "{:?} against {known:?}", started.elapsed());
+    async fn to_say_no_takes_as_long_with_an_earlier_cost_and_where_there_is_nobody() {
+        let (earlier, passwords) = (Passwords::new(4), Passwords::new(9));
+        let now = passwords.hash("correct horse".into()).await.unwrap();
+        let cheap = earlier.hash("correct horse".into()).await.unwrap();
+        let known = refusal(&passwords, Some(now)).await;
+        for (of, other) in [
+            ("nobody", refusal(&passwords, None).await),
+            ("a cheap hash", refusal(&passwords, Some(cheap)).await),
+        ] {
+            assert!(other * 4 > known, "{of}: {other:?} against {known:?}");
+        }
     }
 }

@@ -23,14 +23,14 @@ impl Tools {
         let device = self.genuine(&claimed).await?.ok_or(SessionError::RefreshTokenInvalid)?;
         // before the token is used up: who meets a failure here can come again with the same one
         let standing = store::standing(&self.database, user, session).await?;
-        let standing = standing.ok_or(SessionError::RefreshTokenInvalid)?;
-        if standing.banned {
+        let store::Standing { user: record, generation, is_closed } =
+            standing.ok_or(SessionError::RefreshTokenInvalid)?;
+        if record.banned_at.is_some() {
             return Err(SessionError::Banned);
         }
-        if standing.is_closed {
+        if is_closed {
             return Err(SessionError::RefreshTokenInvalid);
         }
-        let generation = standing.generation;
         let next_key_id = self.refresh_keys.current_id();
         let rotation = self
             .devices
@@ -49,13 +49,8 @@ impl Tools {
                 return Err(SessionError::RefreshTokenReused);
             }
         };
-        Ok(SessionOpened {
-            user,
-            role: standing.role,
-            session,
-            refresh_token: next.ok_or(SessionError::RefreshTokenInvalid)?,
-            is_new_user: false,
-        })
+        let refresh_token = next.ok_or(SessionError::RefreshTokenInvalid)?;
+        Ok(SessionOpened { user: record, session, refresh_token, is_new_user: false })
     }
 
     /// The session of a token that was derived from it.
@@ -79,8 +74,9 @@ impl Tools {
             let entry = NewEntry::of(user, SecurityEvent::SignedOutEverywhere, &origin).in_session(session);
             // where Redis is away nothing is done
             self.devices.find(user, session).await?;
-            store::close_all_sessions(&self.database, user, &entry).await?;
-            return self.forget_all(user).await;
+            let generation = store::close_all_sessions(&self.database, user, &entry).await?;
+            self.forget_before(user, generation, None).await;
+            return Ok(());
         }
         self.close(user, session, SecurityEvent::SignedOut, &origin).await
     }
@@ -106,10 +102,14 @@ impl Tools {
         Ok(self.devices.close(user, session).await?)
     }
 
-    /// Forgets the sessions of a user that PostgreSQL has closed already.
-    pub(super) async fn forget_all(&self, user: UserId) -> Result<(), SessionError> {
-        self.signals.send(Signal::SessionsClosed { user, kept: None });
-        Ok(self.devices.close_all(user).await?)
+    /// Forgets the sessions of a user that PostgreSQL has closed: `generation` holds now, and `kept` goes on in it. It is
+    /// done whatever becomes of this, for no session of an earlier generation is refreshed.
+    pub(super) async fn forget_before(&self, user: UserId, generation: Option<i64>, kept: Option<SessionId>) {
+        let Some(generation) = generation else { return };
+        self.signals.send(Signal::SessionsClosed { user, kept });
+        if let Err(error) = self.devices.close_before(user, generation, kept).await {
+            tracing::warn!(error = %crate::causes(&error), %user, "closed sessions are not forgotten");
+        }
     }
 
     pub(super) async fn list(&self, user: UserId) -> Result<Vec<OpenedSession>, SessionError> {
@@ -129,7 +129,7 @@ impl Tools {
             address: device.address,
         };
         let mut sessions: Vec<_> = devices.into_iter().filter(is_open).map(view).collect();
-        sessions.sort_by_key(|session| std::cmp::Reverse((session.used_at, session.id)));
+        sessions.sort_by_key(|session| std::cmp::Reverse(session.id));
         Ok(sessions)
     }
 

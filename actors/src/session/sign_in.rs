@@ -5,7 +5,7 @@ use super::{
     WechatUser,
     codes::{self, Shown},
     state::{Phone, mask_phone},
-    store::{self, Identity, NewIdentity},
+    store::{self, Identity, Kept, NewIdentity},
     tools::Tools,
 };
 use crate::{
@@ -84,10 +84,22 @@ impl Tools {
             && let (Some(identity), Some(old)) = (identity, hash)
             && self.passwords.is_too_cheap(&old)
         {
-            let new = self.passwords.hash(password).await?;
-            store::rehash(&self.database, identity.user, &old, &new).await?;
+            // it is right all the same, and the next sign-in tries again
+            if let Err(error) = self.rehash(identity, password, &old).await {
+                tracing::warn!(error = %crate::causes(&error), "a password keeps the hash of an earlier cost");
+            }
         }
         Ok(is_right)
+    }
+
+    async fn rehash(
+        &self,
+        identity: &Identity,
+        password: SecretString,
+        old: &str,
+    ) -> Result<(), SessionError> {
+        let new = self.passwords.hash(password).await?;
+        Ok(store::rehash(&self.database, identity.user, old, &new).await?)
     }
 
     async fn sign_in_by_code(
@@ -97,8 +109,9 @@ impl Tools {
         code: &SecretString,
     ) -> Result<SessionOpened, SessionError> {
         let ids = command.ids;
-        let shown = self.codes.consume(phone, Scene::Login, code, ids.session.0).await?;
+        // before the code is used up
         let identity = store::identity_of_phone(&self.database, phone).await?;
+        let shown = self.codes.consume(phone, Scene::Login, code, ids.session.0).await?;
         if shown != Shown::Right {
             // who guesses where there is no code learns nothing and fills no log
             if shown == Shown::Wrong {
@@ -106,6 +119,18 @@ impl Tools {
             }
             return Err(SessionError::InvalidCredentials);
         }
+        self.with_code((phone, Scene::Login, ids.session.0), self.sign_in_as_owner(command, phone, identity))
+            .await
+    }
+
+    /// Signs in whoever has shown that the phone is theirs: to its account, or a new one.
+    async fn sign_in_as_owner(
+        &self,
+        command: &SignIn,
+        phone: &Phone,
+        identity: Option<Identity>,
+    ) -> Result<SessionOpened, SessionError> {
+        let ids = command.ids;
         if let Some(identity) = identity.filter(|identity| identity.user != ids.user) {
             return self.sign_in_as(&identity, ids, "code", &command.origin).await;
         }
@@ -119,6 +144,7 @@ impl Tools {
             session: Some(ids.session),
             origin: &command.origin,
             gifts: Vec::new(),
+            digests: Vec::new(),
         };
         match self.make(&new, ids, &command.origin).await {
             // somebody with the same phone was faster: it is the same person
@@ -136,12 +162,14 @@ impl Tools {
         command: SignInByWechat,
     ) -> Result<SessionOpened, SessionError> {
         let SignInByWechat { ids, code, referral, origin } = command;
-        let referrer = self.referrer(&referral).await?;
+        let referrer = self.referrer(&referral).await;
         let (wechat, sealed) = self.wechat_user(&code).await?;
         if let Some(identity) = store::identity_of_wechat(&self.database, &wechat).await? {
             self.refresh_wechat(&identity, &wechat, &sealed).await?;
             return self.sign_in_as(&identity, ids, "wechat", &origin).await;
         }
+        // who brought them matters to those alone who are new
+        let referrer = referrer?;
         let new = NewIdentity {
             user: ids.user,
             phone: None,
@@ -152,6 +180,7 @@ impl Tools {
             session: Some(ids.session),
             origin: &origin,
             gifts: self.gifts.of(ids.user, referrer),
+            digests: self.gifted_keys.digests(None, Some(&wechat)),
         };
         match self.make(&new, ids, &origin).await {
             // the same user signed in twice at once for the first time
@@ -184,7 +213,8 @@ impl Tools {
         wechat: &WechatUser,
         sealed: &[u8],
     ) -> Result<(), SessionError> {
-        if !store::keep_wechat(&self.database, identity.user, wechat, sealed, None).await? {
+        let kept = store::keep_wechat(&self.database, identity.user, wechat, sealed, None).await?;
+        if kept == Kept::Taken {
             // the openid is one account's and the unionid another's: whoever signs in has the first
             tracing::warn!(user = %identity.user, "openid and unionid belong to two accounts");
         }

@@ -8,6 +8,7 @@ use crate::{
     records::{
         api_keys,
         security_log::{self, NewEntry, SecurityEvent},
+        users::{self, UserRecord},
     },
 };
 use deadpool_postgres::{Client, Transaction};
@@ -17,10 +18,8 @@ use tokio_postgres::{Row, types::ToSql};
 use uuid::Uuid;
 
 /// What a sign-in compares with.
-#[derive(Debug)]
 pub(super) struct Identity {
     pub(super) user: UserId,
-    pub(super) role: Role,
     pub(super) phone: Option<String>,
     pub(super) password_hash: Option<String>,
     pub(super) banned: bool,
@@ -28,14 +27,12 @@ pub(super) struct Identity {
     pub(super) generation: i64,
 }
 
-const IDENTITY: &str = "id, role, phone, password_hash, banned_at is not null as banned, session_generation";
+const IDENTITY: &str = "id, phone, password_hash, banned_at is not null as banned, session_generation";
 
 impl Identity {
     fn from_row(row: &Row) -> Result<Self, DatabaseError> {
         Ok(Self {
             user: row.try_get("id")?,
-            // the column's check allows no other name
-            role: Role::named(row.try_get("role")?).unwrap_or(Role::User),
             phone: row.try_get("phone")?,
             password_hash: row.try_get("password_hash")?,
             banned: row.try_get("banned")?,
@@ -114,7 +111,6 @@ async fn referrer(
 }
 
 /// An account to be made.
-#[derive(Debug)]
 pub(super) struct NewIdentity<'a> {
     pub(super) user: UserId,
     pub(super) phone: Option<&'a Phone>,
@@ -124,8 +120,9 @@ pub(super) struct NewIdentity<'a> {
     pub(super) referrer: Option<UserId>,
     pub(super) session: Option<SessionId>,
     pub(super) origin: &'a Origin,
-    /// What the account and who brought it are given.
+    /// What the account and who brought it are given, unless somebody with one of `digests` was given something before.
     pub(super) gifts: Vec<Grant>,
+    pub(super) digests: Vec<Vec<u8>>,
 }
 
 /// What became of an insertion.
@@ -186,7 +183,7 @@ pub(super) async fn insert(
         &new.origin.user_agent,
     ];
     let Err(error) = transaction.execute(&statement, &params).await.map_err(DatabaseError::from) else {
-        if !new.gifts.is_empty() {
+        if !new.gifts.is_empty() && note_gifted(&transaction, &new.digests).await? {
             quota::grant_within(&transaction, &new.gifts).await?;
         }
         commit(transaction).await?;
@@ -209,36 +206,59 @@ pub(super) async fn insert(
     Ok(if is_ours { Inserted::Done } else { taken })
 }
 
-/// Keeps what the platform says of the mini-program's user who has the account `user`; `false` where somebody else
-/// has it.
+/// Notes who is given something; `false` where they were before, by whatever of their names.
+async fn note_gifted(transaction: &Transaction<'_>, digests: &[Vec<u8>]) -> Result<bool, DatabaseError> {
+    let statement = transaction
+        .prepare_cached(
+            "insert into gifted_identities select digest from unnest($1::bytea[]) as w(digest) order by digest
+             on conflict do nothing",
+        )
+        .await?;
+    let noted = transaction.execute(&statement, &[&digests]).await?;
+    Ok(usize::try_from(noted) == Ok(digests.len()))
+}
+
+/// What became of keeping a user of the mini-program.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    Done,
+    /// Somebody else has the openid or the unionid.
+    Taken,
+    /// There is no such account.
+    Gone,
+}
+
+/// Keeps what the platform says of the mini-program's user who has the account `user`.
 pub(super) async fn keep_wechat(
     database: &Database,
     user: UserId,
     wechat: &WechatUser,
     session_key: &[u8],
     log: Option<&NewEntry<'_>>,
-) -> Result<bool, DatabaseError> {
+) -> Result<Kept, DatabaseError> {
     let mut client = database.client().await?;
     let transaction = client.transaction().await?;
+    // a unionid that was known stays where the platform leaves it out, and goes with the openid it belongs to
     let statement = transaction
         .prepare_cached(
-            "update users set wechat_openid = $2, wechat_unionid = coalesce($3, wechat_unionid),
-                 wechat_session_key = $4, updated_at = clock_timestamp()
+            "update users set wechat_openid = $2, wechat_session_key = $4, updated_at = clock_timestamp(),
+                 wechat_unionid = case wechat_openid when $2 then coalesce($3, wechat_unionid) else $3 end
              where id = $1 and deleted_at is null",
         )
         .await?;
     let params: [&(dyn ToSql + Sync); 4] =
         [&user, &wechat.openid.expose_secret(), &unionid(wechat), &session_key];
     match transaction.execute(&statement, &params).await.map_err(DatabaseError::from) {
+        Ok(0) => return Ok(Kept::Gone),
         Ok(_) => {}
-        Err(error) if error.constraint().is_some() => return Ok(false),
+        Err(error) if error.constraint().is_some() => return Ok(Kept::Taken),
         Err(error) => return Err(error),
     }
     if let Some(entry) = log {
         security_log::insert(&transaction, entry).await?;
     }
     commit(transaction).await?;
-    Ok(true)
+    Ok(Kept::Done)
 }
 
 /// Whether a failed write may have been done all the same: the connection broke while it was under way.
@@ -253,10 +273,9 @@ pub(super) async fn log(database: &Database, entry: &NewEntry<'_>) -> Result<(),
 }
 
 /// Whether a session of a user may go on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Standing {
-    pub(super) role: Role,
-    pub(super) banned: bool,
+    pub(super) user: UserRecord,
     pub(super) generation: i64,
     pub(super) is_closed: bool,
 }
@@ -268,20 +287,19 @@ pub(super) async fn standing(
     session: SessionId,
 ) -> Result<Option<Standing>, DatabaseError> {
     let client = database.client().await?;
-    let statement = client
-        .prepare_cached(
-            "select role, banned_at is not null, session_generation,
-                 exists (select from closed_sessions where session_id = $2)
-             from users where id = $1 and deleted_at is null",
-        )
-        .await?;
+    let text = format!(
+        "select {}, u.session_generation,
+             exists (select from closed_sessions where session_id = $2) as is_closed
+         from users u where u.id = $1 and u.deleted_at is null",
+        users::COLUMNS
+    );
+    let statement = client.prepare_cached(&text).await?;
     let row = client.query_opt(&statement, &[&user, &session]).await?;
     row.map(|row| {
         Ok(Standing {
-            role: Role::named(row.try_get(0)?).unwrap_or(Role::User),
-            banned: row.try_get(1)?,
-            generation: row.try_get(2)?,
-            is_closed: row.try_get(3)?,
+            user: users::from_row(&row)?,
+            generation: row.try_get("session_generation")?,
+            is_closed: row.try_get("is_closed")?,
         })
     })
     .transpose()
@@ -378,20 +396,26 @@ pub(super) async fn set_phone(
     change(database, user, "phone = $2", "true", &[&phone.digits()], entry).await
 }
 
-/// Deletes an account: nobody can sign in to it, its keys open nothing, and it says nothing of anybody.
+/// Deletes an account, where its phone and password are still those of `identity`: nobody can sign in to it, its keys
+/// open nothing, and it says nothing of anybody. Answers the generation that holds now.
 pub(super) async fn delete_account(
     database: &Database,
-    user: UserId,
+    identity: &Identity,
     entry: &NewEntry<'_>,
-) -> Result<(), DatabaseError> {
+) -> Result<Option<i64>, DatabaseError> {
     let set = "deleted_at = clock_timestamp(), session_generation = session_generation + 1, phone = null,
          password_hash = null, wechat_openid = null, wechat_unionid = null, wechat_session_key = null,
          nickname = '', avatar = null, gender = 'unknown'";
+    let condition = "phone is not distinct from $2 and password_hash is not distinct from $3";
+    let params: [&(dyn ToSql + Sync); 2] = [&identity.phone, &identity.password_hash];
     let mut client = database.client().await?;
     let transaction = client.transaction().await?;
-    change_within(&transaction, user, set, "true", &[], entry).await?;
-    api_keys::revoke_all(&transaction, user).await?;
-    commit(transaction).await
+    let generation = change_within(&transaction, identity.user, set, condition, &params, entry).await?;
+    if generation.is_some() {
+        api_keys::revoke_all(&transaction, identity.user).await?;
+        commit(transaction).await?;
+    }
+    Ok(generation)
 }
 
 /// Changes a user's row where `condition` holds, and writes down that it was done.

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::redis_client::{RedisClient, RedisUnavailable};
 use redis::{AsyncCommands, Script};
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 use uuid::Uuid;
 
 /// Failures that close a phone.
@@ -25,8 +25,9 @@ const WAIT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// One hash a phone: `failures`, and each guess under way with the time it ends.
-const BEGIN: &str = r"
-local failures, guesses = tonumber(redis.call('HGET', KEYS[1], 'failures') or '0'), 0
+static BEGIN: LazyLock<Script> = LazyLock::new(|| {
+    timed_script(
+        "local failures, guesses = tonumber(redis.call('HGET', KEYS[1], 'failures') or '0'), 0
 local fields = redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do
   if fields[i] ~= 'failures' then
@@ -42,17 +43,25 @@ if failures >= tonumber(ARGV[2]) then return math.max(redis.call('PTTL', KEYS[1]
 if failures + guesses >= tonumber(ARGV[2]) then return -1 end
 redis.call('HSET', KEYS[1], ARGV[1], now + ARGV[4])
 if redis.call('PTTL', KEYS[1]) < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
-return 0";
+return 0",
+    )
+});
 
-const FAILED: &str = r"
-local failures = redis.call('HINCRBY', KEYS[1], 'failures', 1)
+static FAILED: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local failures = redis.call('HINCRBY', KEYS[1], 'failures', 1)
 redis.call('HDEL', KEYS[1], ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return failures";
+return failures",
+    )
+});
 
-const ENDED: &str = r"
-redis.call('HDEL', KEYS[1], ARGV[1])
-if ARGV[2] == 'succeeded' then redis.call('HDEL', KEYS[1], 'failures') end";
+static ENDED: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "redis.call('HDEL', KEYS[1], ARGV[1])
+if ARGV[2] == 'succeeded' then redis.call('HDEL', KEYS[1], 'failures') end",
+    )
+});
 
 /// The throttle of password sign-in.
 #[derive(Clone)]
@@ -109,8 +118,7 @@ impl Throttle {
     }
 
     async fn try_begin(&self, guess: &Guess) -> Result<i64, RedisUnavailable> {
-        let script = timed_script(BEGIN);
-        let mut call = script.key(&guess.key);
+        let mut call = BEGIN.key(&guess.key);
         call.arg(&guess.id).arg(FAILURES).arg(millis(LOCK)).arg(millis(GUESS));
         Ok(call.invoke_async(&mut self.redis.connection()).await?)
     }
@@ -120,8 +128,7 @@ impl Throttle {
     /// # Errors
     /// Where it could not be counted; it must not be answered then.
     pub(super) async fn failed(&self, guess: Guess) -> Result<bool, RedisUnavailable> {
-        let script = Script::new(FAILED);
-        let mut call = script.key(guess.key);
+        let mut call = FAILED.key(guess.key);
         call.arg(guess.id).arg(millis(LOCK));
         let failures: u32 = call.invoke_async(&mut self.redis.connection()).await?;
         Ok(failures == FAILURES)
@@ -139,8 +146,7 @@ impl Throttle {
     }
 
     async fn end(&self, guess: Guess, outcome: &str) {
-        let script = Script::new(ENDED);
-        let mut call = script.key(guess.key);
+        let mut call = ENDED.key(guess.key);
         call.arg(guess.id).arg(outcome);
         if let Err(error) = call.invoke_async::<()>(&mut self.redis.connection()).await {
             tracing::warn!(error = %crate::causes(&error), outcome, "the end of a sign-in could not be written to Redis");

@@ -10,6 +10,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, deco
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::time::Duration;
 use uuid::Uuid;
 
 /// Clocks of two machines may differ by this much, seconds.
@@ -89,6 +90,12 @@ pub struct AccessTokens {
 }
 
 impl AccessTokens {
+    /// How long after it was given a token of this lifetime, in seconds, is taken: clocks may differ a little.
+    #[must_use]
+    pub fn taken_for(lifetime_s: u32) -> Duration {
+        Duration::from_secs(u64::from(lifetime_s) + LEEWAY_S)
+    }
+
     /// With these secrets; the current one is tried first.
     #[must_use]
     pub fn new(settings: &TokenSettings) -> Self {

@@ -1,7 +1,8 @@
 //! What the commands work with, and the opening of a session, in which every sign-in ends.
 
 use super::{
-    InvitationGifts, NewIds, Origin, RefreshKeys, SessionError, SessionOpened, SmsSender, WechatLogin,
+    GiftedKeys, InvitationGifts, NewIds, Origin, Phone, RefreshKeys, Scene, SessionError, SessionOpened,
+    SmsSender, WechatLogin,
     codes::Codes,
     devices::{Device, Devices},
     passwords::Passwords,
@@ -11,17 +12,22 @@ use super::{
 use crate::{
     database::Database,
     ids::{SessionId, UserId},
-    records::security_log::{NewEntry, SecurityEvent},
+    records::{
+        security_log::{NewEntry, SecurityEvent},
+        users::Users,
+    },
     sealer::Sealer,
     signals::{Signal, Signals},
     stream::StreamHandle,
 };
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
+use uuid::Uuid;
 
 /// What the commands work with; cheap to clone into their futures.
 #[derive(Clone)]
 pub(super) struct Tools {
     pub(super) database: Database,
+    pub(super) users: Users,
     pub(super) signals: Signals,
     pub(super) passwords: Passwords,
     pub(super) throttle: Throttle,
@@ -33,6 +39,7 @@ pub(super) struct Tools {
     pub(super) sealer: Arc<dyn Sealer>,
     pub(super) register_requires_code: bool,
     pub(super) gifts: InvitationGifts,
+    pub(super) gifted_keys: GiftedKeys,
     pub(super) stream: StreamHandle,
 }
 
@@ -49,18 +56,43 @@ impl Tools {
         if identity.banned {
             return Err(SessionError::Banned);
         }
+        let user = self.users.get(identity.user).await?.ok_or(SessionError::InvalidCredentials)?;
         let entry = NewEntry::of(identity.user, SecurityEvent::SignedIn, origin)
             .in_session(ids.session)
             .with(serde_json::json!({ "by": how }));
         store::log(&self.database, &entry).await?;
         let token = self.open(identity.user, ids.session, identity.generation, origin).await?;
-        Ok(SessionOpened {
-            user: identity.user,
-            role: identity.role,
-            session: ids.session,
-            refresh_token: token,
-            is_new_user: false,
-        })
+        Ok(SessionOpened { user, session: ids.session, refresh_token: token, is_new_user: false })
+    }
+
+    /// That a session is open, for what outlasts it: an access token of one that was closed speaks for its user until it
+    /// ends, and must not change what they sign in with or make a key.
+    pub(super) async fn must_be_open(&self, user: UserId, session: SessionId) -> Result<(), SessionError> {
+        let device = self.devices.find(user, session).await?;
+        let standing = store::standing(&self.database, user, session).await?;
+        let (Some(device), Some(standing)) = (device, standing) else {
+            return Err(SessionError::Unauthenticated);
+        };
+        if standing.user.banned_at.is_some() {
+            return Err(SessionError::Banned);
+        }
+        if standing.is_closed || device.generation != standing.generation {
+            return Err(SessionError::Unauthenticated);
+        }
+        Ok(())
+    }
+
+    /// Does what a code was used for, which gives it back where certainly nothing was done.
+    pub(super) async fn with_code<T>(
+        &self,
+        (phone, scene, by): (&Phone, Scene, Uuid),
+        work: impl Future<Output = Result<T, SessionError>>,
+    ) -> Result<T, SessionError> {
+        let done = work.await;
+        if done.as_ref().is_err_and(SessionError::is_not_done) {
+            self.codes.give_back(phone, scene, by).await;
+        }
+        done
     }
 
     /// Counts a wrong password and writes it down, and the lock where it is the one that closes.

@@ -142,7 +142,7 @@ impl Handler<AskToOpen> for StreamActor {
 }
 
 impl StreamHandler<Heard> for StreamActor {
-    fn handle(&mut self, heard: Heard, _: &mut Self::Context) {
+    fn handle(&mut self, heard: Heard, context: &mut Self::Context) {
         match heard {
             Heard::Signal(Signal::SessionClosed { user, session }) => {
                 self.hub.close_sessions(user, |open| open == session);
@@ -150,8 +150,11 @@ impl StreamHandler<Heard> for StreamActor {
             Heard::Signal(Signal::SessionsClosed { user, kept }) => {
                 self.hub.close_sessions(user, |open| Some(open) != kept);
             }
-            // a socket whose closing was missed ends with its access token
-            Heard::Signal(_) | Heard::Gap => {}
+            Heard::Gap => {
+                let hub = Rc::clone(&self.hub);
+                context.spawn(async move { hub.close_ended().await }.into_actor(self));
+            }
+            Heard::Signal(_) => {}
         }
     }
 

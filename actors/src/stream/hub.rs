@@ -218,6 +218,26 @@ impl Hub {
         }
     }
 
+    /// Signals were missed: ends the sockets whose session or key has ended, as far as PostgreSQL knows. The others end
+    /// with their access tokens.
+    pub(super) async fn close_ended(&self) {
+        let open: Vec<(UserId, SessionId)> = {
+            let followed = self.followed.borrow();
+            let sockets = followed.values().flat_map(|followed| &followed.sockets);
+            sockets.map(|socket| (socket.user, socket.session())).collect()
+        };
+        match postgres::ended_sessions(&self.database, &open).await {
+            Ok(ended) => {
+                for (user, session) in ended {
+                    self.close_sessions(user, |open| open == session);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(error = %crate::causes(&error), "sockets of closed sessions may last until their tokens end");
+            }
+        }
+    }
+
     pub(super) fn catch_up(&self, users: impl IntoIterator<Item = UserId>) {
         let followed = self.followed.borrow();
         for user in users {

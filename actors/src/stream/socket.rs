@@ -288,9 +288,9 @@ impl OpenedSocket {
         self.socket.user
     }
 
-    /// It goes on in this session of the same user.
-    pub fn set_session(&self, session: SessionId) {
-        self.socket.inner().session = session;
+    /// It goes on in this session of the same user; answers the one before.
+    pub fn set_session(&self, session: SessionId) -> SessionId {
+        std::mem::replace(&mut self.socket.inner().session, session)
     }
 
     /// What is to be sent, as it comes. It ends after [`Outgoing::Close`]. Polling it is what counts as reading,

@@ -1,7 +1,7 @@
 //! The glue to actix: timers, and one job at a time.
 
 use super::{
-    jobs::{self, Tools},
+    jobs::{self, UpkeepParts},
     messages::{RunNow, UpkeepError},
     state::{CLAIM, Job},
     store,
@@ -27,7 +27,7 @@ type Answer = Reply<Result<(), UpkeepError>>;
 
 /// Runs jobs, one at a time: those that are due and those that somebody asks for.
 pub(super) struct UpkeepActor {
-    tools: Tools,
+    tools: UpkeepParts,
     owner: OwnerId,
     wanted: VecDeque<(Job, RunNow, Answer)>,
     is_busy: bool,
@@ -36,7 +36,7 @@ pub(super) struct UpkeepActor {
 }
 
 impl UpkeepActor {
-    pub(super) fn new(tools: Tools) -> Self {
+    pub(super) fn new(tools: UpkeepParts) -> Self {
         Self {
             tools,
             owner: OwnerId::new(),
@@ -86,7 +86,7 @@ impl UpkeepActor {
 }
 
 /// Runs the first job that is due, if one is. The others follow at the next look.
-async fn run_due(tools: &Tools, owner: OwnerId, provide: bool) -> Result<(), DatabaseError> {
+async fn run_due(tools: &UpkeepParts, owner: OwnerId, provide: bool) -> Result<(), DatabaseError> {
     let client = tools.database.client().await?;
     if provide {
         store::provide(&client).await?;
@@ -100,7 +100,7 @@ async fn run_due(tools: &Tools, owner: OwnerId, provide: bool) -> Result<(), Dat
     Ok(())
 }
 
-async fn run_now(tools: &Tools, owner: OwnerId, job: Job, command: RunNow) -> Result<(), UpkeepError> {
+async fn run_now(tools: &UpkeepParts, owner: OwnerId, job: Job, command: RunNow) -> Result<(), UpkeepError> {
     let mut client = tools.database.client().await?;
     store::provide(&client).await?;
     let transaction = client.transaction().await.map_err(DatabaseError::from)?;
@@ -114,7 +114,7 @@ async fn run_now(tools: &Tools, owner: OwnerId, job: Job, command: RunNow) -> Re
 }
 
 /// Does a job that is claimed, and lets go of it.
-async fn run(tools: &Tools, owner: OwnerId, job: Job) -> Result<(), DatabaseError> {
+async fn run(tools: &UpkeepParts, owner: OwnerId, job: Job) -> Result<(), DatabaseError> {
     let done = tokio::time::timeout(CLAIM - MARGIN, jobs::run(job, tools)).await;
     let (outcome, said) = match done {
         Ok(Ok(said)) => ("done", said),

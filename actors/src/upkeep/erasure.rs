@@ -2,7 +2,7 @@
 //!
 //! The account is deleted before any of it, so whatever fails here is done by a later run.
 
-use super::{jobs::Tools, store};
+use super::{jobs::UpkeepParts, store};
 use crate::{
     ids::UserId,
     pipeline::{CancelTask, PipelineError, TaskFilter, TaskStatus},
@@ -15,7 +15,7 @@ const STEP: i64 = 100;
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Removes what can be removed of the account of `user`.
-pub(super) async fn erase(tools: &Tools, user: UserId) -> Result<(), Failure> {
+pub(super) async fn erase(tools: &UpkeepParts, user: UserId) -> Result<(), Failure> {
     for status in [TaskStatus::Queued, TaskStatus::Running] {
         loop {
             let filter = TaskFilter { user: Some(user), status: Some(status), ..TaskFilter::default() };
@@ -53,7 +53,7 @@ pub(super) async fn erase(tools: &Tools, user: UserId) -> Result<(), Failure> {
 
 /// Removes what is left of deleted accounts; answers of how many nothing is left now. One that resists keeps no other
 /// from it.
-pub(super) async fn erase_deleted(tools: &Tools, limit: i64) -> Result<u64, Failure> {
+pub(super) async fn erase_deleted(tools: &UpkeepParts, limit: i64) -> Result<u64, Failure> {
     let client = tools.database.client().await?;
     let users = store::deleted_users(&client, limit).await?;
     drop(client);
@@ -65,6 +65,6 @@ pub(super) async fn erase_deleted(tools: &Tools, limit: i64) -> Result<u64, Fail
         }
     }
     let client = tools.database.client().await?;
-    let count = store::mark_erased(&client, &erased).await?;
+    let count = store::mark_erased(&client, &erased, tools.access_lifetime).await?;
     failure.map_or(Ok(count), Err)
 }

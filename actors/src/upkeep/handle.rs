@@ -3,18 +3,14 @@
 use super::{
     actor::UpkeepActor,
     erasure,
-    jobs::Tools,
+    jobs::UpkeepParts,
     messages::{JobRecord, RunNow, UpkeepError},
     state::Job,
     store,
 };
 use crate::{
     ask::{AskError, Mailbox},
-    database::Database,
     ids::UserId,
-    pipeline::PipelineHandle,
-    quota::QuotaHandle,
-    records::files::Files,
     supervisor::{ChildSpec, Supervisor},
 };
 use actix::ArbiterHandle;
@@ -25,42 +21,26 @@ const CAPACITY: usize = 16;
 /// How long somebody waits for a job to end; longer ones are seen in the timetable.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// What upkeep works with.
-pub struct UpkeepParts {
-    /// The pool.
-    pub database: Database,
-    /// The ledger.
-    pub quota: QuotaHandle,
-    /// The users' files.
-    pub files: Files,
-    /// Their tasks.
-    pub pipeline: PipelineHandle,
-}
-
 /// The way to upkeep. Clones lead to the same actor.
 #[derive(Clone)]
 pub struct UpkeepHandle {
     mailbox: Mailbox<UpkeepActor>,
-    database: Database,
-    tools: Tools,
+    parts: UpkeepParts,
 }
 
 impl UpkeepHandle {
     /// Starts the actor under `supervisor`.
     #[must_use]
     pub fn start(supervisor: &Supervisor, arbiter: &ArbiterHandle, parts: UpkeepParts) -> Self {
-        let database = parts.database.clone();
-        let UpkeepParts { database: pool, quota, files, pipeline } = parts;
-        let tools = Tools { database: pool, quota, files, pipeline };
-        let own = tools.clone();
+        let own = parts.clone();
         let spec = ChildSpec { name: "upkeep", shard: None, capacity: CAPACITY };
-        let mailbox = supervisor.start(arbiter, spec, move |_| UpkeepActor::new(tools.clone()));
-        Self { mailbox, database, tools: own }
+        let mailbox = supervisor.start(arbiter, spec, move |_| UpkeepActor::new(parts.clone()));
+        Self { mailbox, parts: own }
     }
 
     /// Cancels the running tasks of a deleted account and removes its files. What fails is done within some minutes.
     pub async fn erase(&self, user: UserId) {
-        if let Err(error) = erasure::erase(&self.tools, user).await {
+        if let Err(error) = erasure::erase(&self.parts, user).await {
             tracing::warn!(error = %crate::causes(&*error), "a deleted account is not erased yet");
         }
     }
@@ -86,7 +66,7 @@ impl UpkeepHandle {
     /// # Errors
     /// PostgreSQL.
     pub async fn jobs(&self) -> Result<Vec<JobRecord>, UpkeepError> {
-        let client = self.database.client().await?;
+        let client = self.parts.database.client().await?;
         Ok(store::jobs(&client).await?)
     }
 }

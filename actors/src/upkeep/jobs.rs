@@ -21,19 +21,25 @@ const OBJECTS: usize = 1_000;
 /// An object without a row is let alone so long: its row may be about to be written.
 const ORPHAN_AGE: Duration = Duration::from_secs(24 * 3600);
 
-/// What jobs work with.
+/// What upkeep works with.
 #[derive(Clone)]
-pub(super) struct Tools {
-    pub(super) database: Database,
-    pub(super) quota: QuotaHandle,
-    pub(super) files: Files,
-    pub(super) pipeline: PipelineHandle,
+pub struct UpkeepParts {
+    /// The pool.
+    pub database: Database,
+    /// The ledger.
+    pub quota: QuotaHandle,
+    /// The users' files.
+    pub files: Files,
+    /// Their tasks.
+    pub pipeline: PipelineHandle,
+    /// How long an access token is taken after it was given.
+    pub access_lifetime: Duration,
 }
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Does a job; says in a few words what was done.
-pub(super) async fn run(job: Job, tools: &Tools) -> Result<String, Failure> {
+pub(super) async fn run(job: Job, tools: &UpkeepParts) -> Result<String, Failure> {
     let limit = i64::from(BATCH);
     let done = match job {
         Job::ExpireGrants => {
@@ -82,7 +88,7 @@ pub(super) async fn run(job: Job, tools: &Tools) -> Result<String, Failure> {
 
 /// Deletes batch after batch, each with a connection of its own.
 async fn deleted(
-    tools: &Tools,
+    tools: &UpkeepParts,
     delete: impl AsyncFn(&Client) -> Result<u64, DatabaseError>,
 ) -> Result<u64, Failure> {
     repeated(async || Ok(delete(&tools.database.client().await?).await?)).await
@@ -105,7 +111,7 @@ async fn repeated(mut batch: impl AsyncFnMut() -> Result<u64, Failure>) -> Resul
 
 /// Removes objects that no row names: their task's replica died between storing them and writing their row, or
 /// they came by a link whose row was removed meanwhile.
-async fn remove_orphan_objects(tools: &Tools) -> Result<u64, Failure> {
+async fn remove_orphan_objects(tools: &UpkeepParts) -> Result<u64, Failure> {
     let mut removed = 0;
     let mut after = None;
     loop {

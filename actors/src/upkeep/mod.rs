@@ -23,5 +23,6 @@ mod messages;
 mod state;
 mod store;
 
-pub use handle::{UpkeepHandle, UpkeepParts};
+pub use handle::UpkeepHandle;
+pub use jobs::UpkeepParts;
 pub use messages::*;

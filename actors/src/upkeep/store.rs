@@ -10,6 +10,7 @@ use crate::{
 };
 use chrono::{DateTime, Utc};
 use deadpool_postgres::{Client, GenericClient};
+use std::time::Duration;
 use tokio_postgres::Row;
 
 /// Makes the rows of jobs that have none, due at the time their schedule says.
@@ -157,13 +158,18 @@ pub(super) async fn deleted_users(client: &Client, limit: i64) -> Result<Vec<Use
     Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
 }
 
-/// Marks those of `users` as erased whose access tokens have ended too, so that nothing can come after.
-pub(super) async fn mark_erased(client: &Client, users: &[UserId]) -> Result<u64, DatabaseError> {
+/// Marks those of `users` as erased whose access tokens of `lifetime` have ended too, so that nothing can come after
+/// but what was under way then: an hour more.
+pub(super) async fn mark_erased(
+    client: &Client,
+    users: &[UserId],
+    lifetime: Duration,
+) -> Result<u64, DatabaseError> {
     let statement = client
         .prepare_cached(
             "update users set erased_at = clock_timestamp()
-             where id = any($1) and deleted_at < clock_timestamp() - interval '1 hour'",
+             where id = any($1) and deleted_at < clock_timestamp() - interval '1 hour' - $2 * interval '1 second'",
         )
         .await?;
-    Ok(client.execute(&statement, &[&users]).await?)
+    Ok(client.execute(&statement, &[&users, &lifetime.as_secs_f64()]).await?)
 }

@@ -40,6 +40,8 @@ const ANSWER_BYTES: u64 = 64 << 10;
 
 /// Codes have 32 letters and digits today.
 const CODE_BYTES: usize = 256;
+/// An openid or unionid has some 28 characters.
+const ID_BYTES: usize = 128;
 
 /// Our mini-program at the platform.
 #[derive(Clone, Debug)]
@@ -158,9 +160,14 @@ struct Answer {
 impl Answer {
     fn user(self) -> Option<WechatUser> {
         let said = |value: Option<SecretString>| value.filter(|value| !value.expose_secret().is_empty());
+        let is_id = |value: &SecretString| is_word(value.expose_secret(), ID_BYTES);
+        let unionid = said(self.unionid);
+        if unionid.as_ref().is_some_and(|unionid| !is_id(unionid)) {
+            return None;
+        }
         Some(WechatUser {
-            openid: said(self.openid)?,
-            unionid: said(self.unionid),
+            openid: said(self.openid).filter(is_id)?,
+            unionid,
             session_key: said(self.session_key)?,
         })
     }
@@ -168,7 +175,11 @@ impl Answer {
 
 /// Whether the platform could have made this code; anything else needs no question.
 fn may_be_a_code(code: &str) -> bool {
-    (1..=CODE_BYTES).contains(&code.len()) && code.bytes().all(|byte| byte.is_ascii_graphic())
+    is_word(code, CODE_BYTES)
+}
+
+fn is_word(text: &str, most: usize) -> bool {
+    (1..=most).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// What an operator can do about an error of the platform.

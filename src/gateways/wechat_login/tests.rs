@@ -126,6 +126,8 @@ async fn what_cannot_be_understood_is_unavailable_and_not_repeated() {
         ("nothing", text("")),
         ("no user", text("{}")),
         ("errcode 0 without a user", text(r#"{"errcode":0,"errmsg":"ok"}"#)),
+        ("an openid with a NUL", text(r#"{"openid":"a\u0000b","session_key":"k"}"#)),
+        ("a unionid of two lines", text(r#"{"openid":"o","unionid":"a\nb","session_key":"k"}"#)),
         ("an empty openid", text(r#"{"openid":"","session_key":"k"}"#)),
         ("an empty session key", text(r#"{"openid":"o","session_key":""}"#)),
         ("no session key", text(r#"{"openid":"o"}"#)),

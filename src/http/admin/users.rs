@@ -144,7 +144,7 @@ pub(in crate::http) async fn patch_user(
     request: ValidJson<UserPatch>,
 ) -> Result<HttpResponse, ApiError> {
     if id.0 == admin.0.id {
-        // so that there is always an admin left
+        // nobody loses by mistake what only another admin could give back
         let detail =
             Text::new("不能修改自己的角色或封禁自己。", "You cannot change your own role or ban yourself.");
         return Err(ApiError::new(ErrorCode::Conflict).with_detail(detail));
@@ -153,11 +153,5 @@ pub(in crate::http) async fn patch_user(
     let detail = json!({ "role": change.role, "banned": change.banned });
     let entry = audit(admin, "user.access", format!("user:{}", id.0), detail, request_id);
     let user = state.users.change_access(id.0, change, &entry).await?.ok_or_else(ApiError::not_found)?;
-    if change.banned == Some(true)
-        && let Err(error) = state.session.forget(id.0).await
-    {
-        // their sessions are closed already; only open sockets last until their tokens end
-        tracing::warn!(%error, "sessions of a banned user are not forgotten");
-    }
     Ok(HttpResponse::Ok().json(AdminUserView::from(user)))
 }

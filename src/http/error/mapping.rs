@@ -33,6 +33,8 @@ const UNAVAILABLE_RETRY_S: u64 = 2;
 const QUEUE_FULL_RETRY_S: u64 = 5;
 /// When to come back to a platform that takes a hundred sign-ins of a user a minute, seconds.
 const WECHAT_RETRY_S: u64 = 60;
+/// Sign-ins of one user in a minute that the platform lets through (auth.code2Session, 45011).
+const WECHAT_A_MINUTE: u32 = 100;
 /// How long a command of unknown outcome is asked again: several restarts of an actor.
 const ASK_AGAIN: Duration = Duration::from_secs(3);
 const ASK_PAUSE: Duration = Duration::from_millis(50);
@@ -97,9 +99,9 @@ impl Failure for PipelineError {
 impl Failure for SessionError {
     fn outcome(&self) -> Outcome {
         match self {
+            error if error.is_not_done() => Outcome::NotDone,
             Self::Ask(error) => error.outcome(),
             Self::Database(error) => error.outcome(),
-            Self::Redis(_) | Self::Busy => Outcome::NotDone,
             _ => Outcome::Refused,
         }
     }
@@ -136,7 +138,7 @@ where
             Err(error) if error.outcome() != Outcome::Refused => {
                 if Instant::now() >= until {
                     tracing::warn!("the outcome of a command is unknown");
-                    return Err(ApiError::new(ErrorCode::OutcomeUnknown).with_retry_after(OVERLOADED_RETRY_S));
+                    return Err(ApiError::outcome_unknown());
                 }
             }
             answer => return answer.map_err(Into::into),
@@ -153,7 +155,7 @@ impl From<AskError> for ApiError {
             }
             AskError::OutcomeUnknown(actor) => {
                 tracing::warn!(actor, "no answer of the actor");
-                Self::new(ErrorCode::OutcomeUnknown).with_retry_after(OVERLOADED_RETRY_S)
+                Self::outcome_unknown()
             }
         }
     }
@@ -394,14 +396,12 @@ impl From<SessionError> for ApiError {
             SessionError::RefreshTokenReused => Self::signed_out(ErrorCode::RefreshTokenReused),
             SessionError::Unauthenticated => Self::signed_out(ErrorCode::Unauthenticated),
             SessionError::NotFound => Self::not_found(),
-            SessionError::TooManyCodes { retry_after_s } => {
-                Self::new(ErrorCode::RateLimited).with_retry_after(retry_after_s)
-            }
+            SessionError::TooManyCodes { retry_after_s, most } => Self::rate_limited(most, retry_after_s),
             // the gateways have logged why
             SessionError::Sms(_) => Self::new(ErrorCode::SmsUnavailable),
             SessionError::Wechat(error) => match error {
                 WechatError::CodeInvalid => Self::signed_out(ErrorCode::WechatCodeInvalid),
-                WechatError::TooOften => Self::new(ErrorCode::RateLimited).with_retry_after(WECHAT_RETRY_S),
+                WechatError::TooOften => Self::rate_limited(WECHAT_A_MINUTE, WECHAT_RETRY_S),
                 WechatError::Blocked => Self::new(ErrorCode::WechatBlocked),
                 WechatError::Unavailable => Self::new(ErrorCode::WechatUnavailable),
             },
@@ -479,6 +479,19 @@ impl ApiError {
             format!("Exactly {expected} bytes were announced."),
         );
         Self::at(ErrorCode::BadRequest, "/Content-Length", message)
+    }
+
+    /// 429 by a limit that is used up for `retry_after_s` seconds.
+    fn rate_limited(limit: u32, retry_after_s: u64) -> Self {
+        let refused = Self::new(ErrorCode::RateLimited).with_retry_after(retry_after_s);
+        let headers = limits::headers(limit, 0, retry_after_s).into_iter();
+        headers.fold(refused, |refused, (name, value)| refused.with_header(name, value))
+    }
+
+    /// 504: nobody knows whether it was done.
+    #[must_use]
+    pub fn outcome_unknown() -> Self {
+        Self::new(ErrorCode::OutcomeUnknown).with_retry_after(OVERLOADED_RETRY_S)
     }
 
     /// 503: a store is down; certainly not done.

@@ -1,6 +1,6 @@
 //! What becomes of an account: codes, the mini-program, another phone, its end.
 
-use crate::support::{Client, TestApp};
+use crate::support::{Client, TestApp, eventually};
 use serde_json::json;
 
 #[actix_web::test]
@@ -47,4 +47,28 @@ async fn an_account_that_is_deleted_says_nothing_of_anybody_and_keeps_its_ledger
     // the phone is free again, for another account
     let again = stranger.register(&user.credentials.0, "correct horse").await;
     assert_ne!(again.id, user.id);
+}
+
+#[actix_web::test]
+async fn a_password_that_is_changed_meanwhile_deletes_nothing() {
+    let app = TestApp::start().await;
+    let user = app.register_user().await;
+    let mut sql = app.sql().await;
+    let reset = sql.transaction().await.unwrap();
+    let id: uuid::Uuid = user.id.parse().unwrap();
+    reset.execute("update users set password_hash = 'another' where id = $1", &[&id]).await.unwrap();
+    let deletion = user.request(reqwest::Method::DELETE, "/api/v1/users/me");
+    let deletion = deletion.json(&json!({ "password": user.credentials.1 }));
+    let commit = async {
+        eventually("the deletion waits for the row", async || {
+            let waiting = "select count(*) from pg_stat_activity
+                where datname = current_database() and wait_event_type = 'Lock'";
+            (app.count(waiting).await == 1).then_some(())
+        })
+        .await;
+        reset.commit().await.unwrap();
+    };
+    let (reply, ()) = futures_util::join!(user.send(deletion), commit);
+    assert_eq!((reply.status, reply.code()), (422, "PASSWORD_WRONG"));
+    assert_eq!(app.count("select count(*) from users where deleted_at is not null").await, 0);
 }

@@ -208,6 +208,8 @@ async fn a_revoked_key_stops_at_once_on_every_replica_and_its_sockets_end() {
     let there = key.client.at(&other.url);
     there.get("/api/v1/tasks").await.expect(200);
     let mut socket = Socket::open(&there).await;
+    let ticket = there.post("/api/v1/ws/tickets", json!({})).await.expect(201);
+    let query = format!("?ticket={}", ticket["ticket"].as_str().unwrap());
     let path = format!("{KEYS}/{}", key.id);
     let stranger = app.register_user().await;
     assert_eq!(stranger.delete(&path).await.code(), "NOT_FOUND");
@@ -226,6 +228,11 @@ async fn a_revoked_key_stops_at_once_on_every_replica_and_its_sockets_end() {
     }
     while socket.next().await.is_some() {}
     assert_eq!(socket.close_code, Some(4001));
+    assert_eq!(
+        Socket::try_open(&app.client().at(&other.url), &query).await.err(),
+        Some(401),
+        "nor by a ticket"
+    );
     assert_eq!(listed(&user, &key.id).await, None);
     let log = user.get("/api/v1/users/me/security-log").await.expect(200);
     let revoked = log["items"].as_array().unwrap().iter().filter(|entry| entry["event"] == "api_key_revoked");
@@ -373,6 +380,22 @@ async fn a_cap_is_exact_under_fifty_starts_at_once_and_a_cancel_gives_back() {
     }
     let keys = user.get(KEYS).await.expect(200);
     assert!(keys["items"].as_array().unwrap().iter().all(|key| key["usedThisMonth"] == 0), "{keys:#}");
+}
+
+#[actix_web::test]
+async fn what_is_free_is_counted_to_no_key() {
+    let app = TestApp::start().await;
+    let user = app.register_user().await;
+    let key = make(&user, &["tasks"], json!({ "dailyQuota": 0 })).await;
+    let nodes = json!([{ "id": "start", "type": "start" }, { "id": "end", "type": "end", "output": {} }]);
+    let free = json!({ "name": "Free", "quotaCost": 0, "nodes": nodes, "edges": [["start", "end"]] });
+    let pipeline = app.publish_pipeline(free).await;
+    let task =
+        key.client.post("/api/v1/tasks", json!({ "pipelineId": pipeline, "input": {} })).await.expect(202);
+    user.final_task(task["id"].as_str().unwrap()).await;
+    // the ledger names no key that spent nothing: the job that deletes old ones may delete it
+    assert_eq!(app.count("select count(*) from quota_transactions where api_key_id is not null").await, 0);
+    assert_eq!(app.count("select count(*) from quota_transactions").await, 1);
 }
 
 #[actix_web::test]

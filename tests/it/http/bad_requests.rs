@@ -312,3 +312,15 @@ async fn everybody_gets_where_the_contract_lets_them_and_nowhere_else() {
         assert!(!matches!(reply.status, 401 | 403 | 500..), "{what} as an admin: {reply:#?}");
     }
 }
+
+#[actix_web::test]
+async fn what_a_client_sent_is_not_sent_back_whole() {
+    let app = TestApp::start().await;
+    let long = "長".repeat(20_000);
+    for body in [json!({ "phone": "13800138000", "scene": long }), json!({ (long.clone()): 1 })] {
+        let reply = app.client().post("/api/v1/auth/send-code", body).await;
+        assert_eq!((reply.status, reply.code()), (400, "BAD_REQUEST"));
+        let error = &reply.json["errors"][0];
+        assert!(error.to_string().chars().count() < 1_500, "{}", error.to_string().len());
+    }
+}

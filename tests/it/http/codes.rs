@@ -1,6 +1,6 @@
 //! The ways in beside a password: codes that are sent to phones, and the mini-program.
 
-use crate::support::{Client, FakeSms, FakeWechat, Misbehaviour, Reply, TestApp, new_phone};
+use crate::support::{Client, FakeSms, FakeWechat, Misbehaviour, Reply, TestApp, eventually, new_phone};
 use futures_util::future::join_all;
 use redis::AsyncCommands;
 use serde_json::{Value, json};
@@ -225,8 +225,12 @@ async fn a_phone_gets_ten_codes_a_day() {
     let reply = ask(&client, &phone, "login").await;
     assert_eq!(refusal(&reply), (429, "RATE_LIMITED"));
     assert!(reply.header("retry-after").parse::<u64>().unwrap() > 80_000);
+    assert_eq!((reply.header("ratelimit-limit"), reply.header("ratelimit-remaining")), ("10", "0"));
+    assert_eq!(reply.header("ratelimit-reset"), reply.header("retry-after"));
     assert_eq!(sms.sent().len(), 10);
-    ask(&client, &new_phone(), "login").await.expect(202);
+    let other = new_phone();
+    ask(&client, &other, "login").await.expect(202);
+    assert_eq!(ask(&client, &other, "login").await.header("ratelimit-limit"), "1", "one a minute");
 }
 
 #[actix_web::test]
@@ -280,6 +284,31 @@ async fn a_message_that_was_certainly_not_sent_may_be_asked_for_again() {
     assert_eq!(refusal(&reply), (502, "SMS_UNAVAILABLE"));
     let code = code(&app.client(), &sms, &phone, "login").await;
     login(&app.client(), &phone, &code).await.expect(200);
+}
+
+#[actix_web::test]
+async fn a_code_is_good_still_where_nothing_was_done_with_it() {
+    let sms = FakeSms::start().await;
+    let mut builder = TestApp::builder().own_postgres().env("GREENROOM__AUTH__REGISTER_REQUIRES_CODE", true);
+    for (name, value) in sms.environment() {
+        builder = builder.env(name, value);
+    }
+    let app = builder.start().await;
+    let (client, phone) = (app.client(), new_phone());
+    let sent = code(&client, &sms, &phone, "register").await;
+    let body = json!({ "phone": phone, "password": "correct horse", "code": sent });
+    app.postgres.with(|postgres| postgres.stop()).await;
+    let reply = client.post("/api/v1/auth/register", body.clone()).await;
+    assert_eq!(refusal(&reply), (503, "UNAVAILABLE"));
+    app.postgres.with(|postgres| postgres.start_again().unwrap()).await;
+    eventually("PostgreSQL is back", async || {
+        let reply = client.post("/api/v1/auth/register", body.clone()).await;
+        assert!([201, 503].contains(&reply.status), "{reply:?}");
+        (reply.status == 201).then_some(())
+    })
+    .await;
+    // and was good once
+    assert_eq!(refusal(&client.post("/api/v1/auth/register", body).await), (422, "CODE_INVALID"));
 }
 
 #[actix_web::test]
@@ -341,6 +370,29 @@ async fn the_mini_program_signs_a_new_user_up_and_a_known_one_in() {
 }
 
 #[actix_web::test]
+async fn whoever_comes_again_by_the_mini_program_is_given_nothing_more() {
+    let wechat = FakeWechat::start().await;
+    let mut builder = TestApp::builder().env("GREENROOM__INVITATIONS__REFERRER_QUOTA", 5);
+    for (name, value) in wechat.environment() {
+        builder = builder.env(name, value);
+    }
+    let app = builder.start().await;
+    let (client, host) = (app.client(), app.register_user().await);
+    for (code, openid) in [("one", "openid-a"), ("two", "openid-b"), ("three", "openid-b")] {
+        wechat.user_of_union(code, openid, "union-a");
+        let tokens = wechat_login(&client, json!({ "code": code, "referrer_id": host.id })).await.expect(200);
+        assert_eq!(tokens["isNewUser"], json!(true), "{code}");
+        let guest = client.with_tokens(&tokens);
+        let password = json!({ "newPassword": "correct horse" });
+        assert_eq!(guest.post("/api/v1/auth/set-password", password).await.status, 204);
+        let deletion = guest.request(reqwest::Method::DELETE, "/api/v1/users/me");
+        let gone = guest.send(deletion.json(&json!({ "password": "correct horse" }))).await;
+        assert_eq!(gone.status, 204);
+    }
+    assert_eq!(host.get("/api/v1/users/me").await.expect(200)["quotaRemaining"], json!(5));
+}
+
+#[actix_web::test]
 async fn first_sign_ins_of_one_wechat_user_at_once_make_one_account() {
     let (app, wechat) = with_wechat().await;
     let other = app.second_replica().await;
@@ -372,13 +424,22 @@ async fn every_refusal_of_wechat_has_its_answer() {
         wechat.refuse(&shown, errcode);
         let reply = wechat_login(&client, json!({ "code": shown })).await;
         assert_eq!(refusal(&reply), (status, code), "{errcode}");
+        let limit = if status == 429 { "100" } else { "" };
+        assert_eq!(reply.header("ratelimit-limit"), limit, "{errcode}");
     }
-    for (body, code) in [
-        (json!({ "code": "x", "inviteCode": "NOBODYS0" }), "INVITE_CODE_INVALID"),
-        (json!({ "code": "x", "referrer_id": "nobody" }), "REFERRER_INVALID"),
+    for (shown, field, value, code) in [
+        ("x", "inviteCode", "NOBODYS0", "INVITE_CODE_INVALID"),
+        ("y", "referrer_id", "nobody", "REFERRER_INVALID"),
     ] {
-        assert_eq!(refusal(&wechat_login(&client, body).await), (422, code));
+        wechat.user(shown, "openid-of-a-newcomer");
+        let reply = wechat_login(&client, json!({ "code": shown, field: value })).await;
+        assert_eq!(refusal(&reply), (422, code));
     }
+    // who brought whom matters to newcomers alone
+    wechat.user("first", "openid-known");
+    wechat_login(&client, json!({ "code": "first" })).await.expect(200);
+    wechat.user("again", "openid-known");
+    wechat_login(&client, json!({ "code": "again", "inviteCode": "NOBODYS0" })).await.expect(200);
     let without = TestApp::start().await;
     let reply = wechat_login(&without.client(), json!({ "code": "x" })).await;
     assert_eq!(refusal(&reply), (502, "WECHAT_UNAVAILABLE"));
@@ -418,4 +479,12 @@ async fn an_account_binds_one_wechat_user_who_then_signs_in_to_it() {
     let tokens = wechat_login(&app.client(), json!({ "code": "four" })).await.expect(200);
     assert_eq!(tokens["user"]["id"], json!(user.id));
     assert_eq!(refusal(&bind(&user, "unknown").await), (401, "WECHAT_CODE_INVALID"));
+    // another one takes the place of both names of the one before
+    wechat.user_of_union("five", "openid-b", "union-b");
+    wechat.user("six", "openid-c");
+    bind(&user, "five").await.expect(200);
+    bind(&user, "six").await.expect(200);
+    wechat.user_of_union("seven", "openid-b", "union-b");
+    let tokens = wechat_login(&app.client(), json!({ "code": "seven" })).await.expect(200);
+    assert_eq!(tokens["isNewUser"], json!(true));
 }

@@ -347,6 +347,8 @@ async fn a_profile_is_changed_in_part() {
     let own = user.upload("image/png", b"no picture".to_vec()).await;
     let changed = user.patch("/api/v1/users/me", json!({ "avatar": own })).await.expect(200);
     assert_eq!(changed["avatar"], json!(own));
+    user.delete(&format!("/api/v1/files/{own}")).await.expect(204);
+    assert_eq!(user.get("/api/v1/users/me").await.expect(200)["avatar"], json!(null));
 }
 
 #[actix_web::test]
@@ -420,6 +422,14 @@ async fn an_invitation_gives_to_both_sides_once_with_the_account() {
     }
     let told = socket.read_until(|frame| frame["event"] == "quota.changed").await;
     assert_eq!(told.last().unwrap()["data"]["remaining"], json!(5));
+    // nobody is new twice
+    let deletion = friend.request(reqwest::Method::DELETE, "/api/v1/users/me");
+    let gone = friend.send(deletion.json(&json!({ "password": "correct horse" }))).await;
+    assert_eq!(gone.status, 204);
+    let again = register(&host, body).await.expect(201);
+    assert_eq!(again["user"]["quotaRemaining"], json!(0));
+    assert_eq!(again["user"]["referrerId"], json!(host.id));
+    assert_eq!(host.get("/api/v1/users/me").await.expect(200)["quotaRemaining"], json!(5));
 }
 
 #[actix_web::test]

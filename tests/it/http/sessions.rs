@@ -236,6 +236,127 @@ async fn a_user_sees_the_devices_and_closes_one() {
 }
 
 #[actix_web::test]
+async fn devices_are_listed_in_pages_as_everything_is() {
+    let app = TestApp::start().await;
+    let user = app.register_user().await;
+    device(&user).await;
+    device(&user).await;
+    let list = async |query: &str| user.get(&format!("/api/v1/auth/sessions{query}")).await;
+    let all = list("").await.expect(200);
+    assert_eq!(all["items"].as_array().unwrap().len(), 3);
+    let first = list("?limit=2").await.expect(200);
+    let second =
+        list(&format!("?limit=2&cursor={}", first["nextCursor"].as_str().unwrap())).await.expect(200);
+    assert_eq!(second["nextCursor"], Value::Null);
+    let paged = [first["items"].as_array().unwrap().clone(), second["items"].as_array().unwrap().clone()];
+    assert_eq!(json!(paged.concat()), all["items"]);
+    for (query, path) in [("?limit=0", "/limit"), ("?cursor=none", "/cursor"), ("?order=age", "/order")] {
+        let reply = list(query).await;
+        assert_eq!((reply.status, &reply.json["errors"][0]["path"]), (400, &json!(path)), "{query}");
+    }
+}
+
+/// What somebody with nothing but an access token tries to make of it, that would outlast the token.
+async fn attempts(client: &Client) -> Vec<(u16, String)> {
+    let mut said = Vec::new();
+    for (path, body) in [
+        ("/api/v1/users/me/api-keys", json!({ "name": "mine", "scopes": ["read"] })),
+        ("/api/v1/users/me/phone", json!({ "phone": "13900139000", "code": "123456" })),
+        ("/api/v1/users/me/wechat", json!({ "code": "x" })),
+        (
+            "/api/v1/auth/set-password",
+            json!({ "oldPassword": "correct horse", "newPassword": "a new horse" }),
+        ),
+    ] {
+        let reply = client.post_with_key(path, "once", body).await;
+        said.push((reply.status, reply.code().to_owned()));
+    }
+    said
+}
+
+#[actix_web::test]
+async fn a_token_of_a_closed_session_makes_nothing_that_would_outlast_it() {
+    let app = TestApp::start().await;
+    let other = app.second_replica().await;
+    let user = app.register_user().await;
+    for everywhere in [false, true] {
+        let stolen = device(&user).await;
+        stolen.get("/api/v1/users/me").await.expect(200);
+        logout(if everywhere { &user } else { &stolen }, json!({ "everywhere": everywhere })).await;
+        stolen.get("/api/v1/users/me").await.expect(200);
+        for at in [stolen.clone(), stolen.at(&other.url)] {
+            for refused in attempts(&at).await {
+                assert_eq!(refused, (401, "UNAUTHENTICATED".to_owned()), "everywhere: {everywhere}");
+            }
+            assert_eq!(Socket::try_open(&at, "").await.err(), Some(401));
+            let ticket = at.post("/api/v1/ws/tickets", json!({})).await.expect(201);
+            let query = format!("?ticket={}", ticket["ticket"].as_str().unwrap());
+            assert_eq!(Socket::try_open(&app.client().at(&at.url), &query).await.err(), Some(401));
+        }
+    }
+    let admin = app.admin().await;
+    let user = device(&user).await;
+    admin.patch(&format!("/api/v1/admin/users/{}", user.id), json!({ "banned": true })).await.expect(200);
+    for refused in attempts(&user).await {
+        assert_eq!(refused, (403, "USER_BANNED".to_owned()));
+    }
+    assert_eq!(Socket::try_open(&user, "").await.err(), Some(403));
+}
+
+#[actix_web::test]
+async fn a_socket_does_not_go_on_in_a_session_that_is_closed() {
+    let app = TestApp::start().await;
+    let user = app.register_user().await;
+    let (closed, open) = (device(&user).await, device(&user).await);
+    logout(&closed, json!({})).await;
+    let mut socket = Socket::open(&user).await;
+    socket.send(json!({ "type": "auth", "accessToken": closed.token })).await;
+    let frames = socket.read_until(|frame| frame["type"] == "error").await;
+    assert_eq!(frames.last().unwrap()["code"], json!("UNAUTHENTICATED"));
+    socket.send(json!({ "type": "auth", "accessToken": open.token })).await;
+    socket.read_until(|frame| frame["type"] == "auth.ok").await;
+    // it is of the other session now, and ends with it
+    logout(&user, json!({})).await;
+    socket.send(json!({ "type": "ping" })).await;
+    socket.read_until(|frame| frame["type"] == "pong").await;
+    logout(&open, json!({})).await;
+    assert_eq!(close_code(&mut socket).await, Some(4001));
+}
+
+#[actix_web::test]
+async fn a_ban_that_redis_could_not_tell_ends_sockets_when_redis_is_back() {
+    let app = TestApp::builder().own_redis().start().await;
+    let other = app.second_replica().await;
+    let (user, admin) = (app.register_user().await, app.admin().await);
+    let bystander = app.register_user().await;
+    let mut socket = Socket::open(&user.at(&other.url)).await;
+    let mut unharmed = Socket::open(&bystander.at(&other.url)).await;
+    app.redis.with(|redis| redis.kill()).await;
+    admin.patch(&format!("/api/v1/admin/users/{}", user.id), json!({ "banned": true })).await.expect(200);
+    app.redis.with(|redis| redis.start_again().unwrap()).await;
+    assert_eq!(close_code(&mut socket).await, Some(4001));
+    unharmed.send(json!({ "type": "ping" })).await;
+    unharmed.read_until(|frame| frame["type"] == "pong").await;
+}
+
+#[actix_web::test]
+async fn whoever_signs_in_right_after_all_sessions_were_closed_stays_in() {
+    let app = TestApp::start().await;
+    let user = app.register_user().await;
+    let mut redis = app.redis_connection().await;
+    let key = format!("{}refresh:{}", app.redis_prefix, user.id);
+    // as one looks that is opened after the closing was committed and before Redis hears of it
+    let sessions: HashMap<String, String> = redis.hgetall(&key).await.unwrap();
+    let mut newer: Value = serde_json::from_str(sessions.values().next().unwrap()).unwrap();
+    newer["generation"] = json!(newer["generation"].as_i64().unwrap() + 1);
+    let id = uuid::Uuid::now_v7().to_string();
+    redis.hset::<_, _, _, ()>(&key, &id, newer.to_string()).await.unwrap();
+    logout(&user, json!({ "everywhere": true })).await;
+    let left: HashMap<String, String> = redis.hgetall(&key).await.unwrap();
+    assert_eq!(left.into_keys().collect::<Vec<_>>(), [id]);
+}
+
+#[actix_web::test]
 async fn the_eleventh_device_makes_the_oldest_leave() {
     let app = TestApp::start().await;
     let user = app.register_user().await;
@@ -314,7 +435,7 @@ async fn a_ban_ends_sessions_and_sockets_at_once_and_a_role_counts_from_the_next
     user.get("/api/v1/admin/users").await.expect(200);
     let mut socket = Socket::open(&user.at(&other.url)).await;
     admin.patch(&path, json!({ "banned": true })).await.expect(200);
-    assert!([401, 403].contains(&user.refresh().await.status));
+    assert_eq!(refusal(&user.refresh().await), (403, "USER_BANNED"));
     assert_eq!(close_code(&mut socket).await, Some(4001));
     admin.patch(&path, json!({ "banned": false })).await.expect(200);
     // what the ban has closed stays closed
@@ -420,6 +541,36 @@ async fn a_refresh_that_met_a_postgres_without_answer_works_when_repeated() {
     app.postgres.with(|postgres| postgres.start_again().unwrap()).await;
     crate::support::wait_until("PostgreSQL is back", Duration::from_secs(30), async || {
         (user.refresh().await.status == 200).then_some(())
+    })
+    .await;
+}
+
+#[actix_web::test]
+async fn a_refresh_asks_nothing_of_postgres_once_its_token_is_used_up() {
+    let app = TestApp::builder()
+        .own_postgres()
+        .own_redis()
+        .env("GREENROOM__LIMITS__REQUESTS_PER_MINUTE", 0)
+        .start()
+        .await;
+    let user = app.register_user().await;
+    let mut redis = app.redis_connection().await;
+    redis::cmd("CLIENT").arg("PAUSE").arg(60_000).arg("WRITE").exec_async(&mut redis).await.unwrap();
+    let outage = async {
+        let mut redis = redis.clone();
+        crate::support::eventually("the rotation waits for Redis", async || {
+            let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut redis).await.unwrap();
+            clients.lines().any(|it| it.contains("flags=b") && it.contains("cmd=evalsha")).then_some(())
+        })
+        .await;
+        app.postgres.with(|postgres| postgres.stop()).await;
+        redis::cmd("CLIENT").arg("UNPAUSE").exec_async(&mut redis).await.unwrap();
+    };
+    let (reply, ()) = futures_util::join!(user.refresh(), outage);
+    let tokens = reply.expect(200);
+    app.postgres.with(|postgres| postgres.start_again().unwrap()).await;
+    crate::support::eventually("its successor is good", async || {
+        (user.with_tokens(&tokens).refresh().await.status == 200).then_some(())
     })
     .await;
 }

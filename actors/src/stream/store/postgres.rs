@@ -3,7 +3,7 @@
 use crate::{
     database::{Database, DatabaseError},
     events::{Event, EventKind},
-    ids::{TaskId, UserId},
+    ids::{SessionId, TaskId, UserId},
     stream::state::FinalRange,
 };
 use std::collections::HashMap;
@@ -47,6 +47,28 @@ pub(in crate::stream) async fn users_behind(
     let users: Vec<UserId> = told.iter().map(|&(user, _)| user).collect();
     let numbers: Vec<i64> = told.iter().map(|&(_, number)| number).collect();
     let rows = client.query(&statement, &[&users, &numbers]).await?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+}
+
+/// Those of `open` (users and a session or API key of theirs) that have ended: closed, revoked, or their user was
+/// banned or deleted.
+pub(in crate::stream) async fn ended_sessions(
+    database: &Database,
+    open: &[(UserId, SessionId)],
+) -> Result<Vec<(UserId, SessionId)>, DatabaseError> {
+    let client = database.client().await?;
+    let statement = client
+        .prepare_cached(
+            "select u.id, open.session_id \
+             from unnest($1::uuid[], $2::uuid[]) as open (user_id, session_id) \
+             join users u on u.id = open.user_id \
+             where u.banned_at is not null or u.deleted_at is not null \
+             or exists (select from closed_sessions c where c.session_id = open.session_id) \
+             or exists (select from api_keys k where k.id = open.session_id and k.revoked_at is not null)",
+        )
+        .await?;
+    let (users, sessions): (Vec<UserId>, Vec<SessionId>) = open.iter().copied().unzip();
+    let rows = client.query(&statement, &[&users, &sessions]).await?;
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }
 
