@@ -197,7 +197,7 @@ impl Connection {
             return self.refuse_code(ErrorCode::Unauthenticated, context);
         };
         let state = self.state.clone();
-        let asked = async move { state.session.must_be_open(claims.user, claims.session).await };
+        let asked = async move { state.session.must_not_be_closed(claims.user, claims.session).await };
         // it hears of this session's end from now on
         let before = self.socket.set_session(claims.session);
         context.wait(asked.into_actor(self).map(move |open, connection, context| match open {

@@ -112,7 +112,7 @@ pub(crate) async fn connect(
     // the socket hears from now on when its session or key ends, which may have ended before
     match bearer.key {
         Some(key) => state.api_keys.must_work(key).await?,
-        None => state.session.must_be_open(bearer.id, bearer.session).await?,
+        None => state.session.must_not_be_closed(bearer.id, bearer.session).await?,
     }
     let connection = Connection::open(state, socket, bearer, Language::of(request.headers()));
     WsResponseBuilder::new(connection, &request, payload)

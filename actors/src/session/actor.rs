@@ -54,6 +54,9 @@ struct ListSessions(UserId);
 /// Something must be done in a session that is open.
 struct RequireOpen(UserId, SessionId);
 
+/// Something must be done in a session that nobody has closed.
+struct RequireNotClosed(UserId, SessionId);
+
 commands! {
     SendCode => (): send_code,
     Register => SessionOpened: register,
@@ -74,6 +77,14 @@ impl Command for ListSessions {
 
     async fn run(self, tools: Tools) -> Answer<Self> {
         tools.list(self.0).await
+    }
+}
+
+impl Command for RequireNotClosed {
+    type Done = ();
+
+    async fn run(self, tools: Tools) -> Answer<Self> {
+        tools.must_not_be_closed(self.0, self.1).await.map(drop)
     }
 }
 
@@ -283,6 +294,15 @@ impl SessionHandle {
     /// [`SessionError::Unauthenticated`] where it is closed, [`SessionError::Banned`]; PostgreSQL and Redis.
     pub async fn must_be_open(&self, user: UserId, session: SessionId) -> Result<(), SessionError> {
         self.ask(RequireOpen(user, session)).await
+    }
+
+    /// That nobody has closed a session, for a socket that follows it. One that Redis has lost lives as long as its access
+    /// token.
+    ///
+    /// # Errors
+    /// [`SessionError::Unauthenticated`] where it is closed, [`SessionError::Banned`]; PostgreSQL.
+    pub async fn must_not_be_closed(&self, user: UserId, session: SessionId) -> Result<(), SessionError> {
+        self.ask(RequireNotClosed(user, session)).await
     }
 
     /// Sets a password and closes the other sessions.

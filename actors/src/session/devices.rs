@@ -133,10 +133,10 @@ return {'reused', 0, ''}",
     )
 });
 
-/// Closes the sessions of generations before `ARGV[1]`, but `ARGV[2]`, which takes that generation on.
+/// Closes the sessions of generations before `ARGV[1]`, but `ARGV[2]`, which takes that generation on. Answers which.
 static CLOSE_BEFORE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "local all, generation = redis.call('HGETALL', KEYS[1]), tonumber(ARGV[1])
+        "local all, generation, closed = redis.call('HGETALL', KEYS[1]), tonumber(ARGV[1]), {}
 for i = 1, #all, 2 do
   local session = cjson.decode(all[i + 1])
   if all[i] == ARGV[2] then
@@ -144,8 +144,10 @@ for i = 1, #all, 2 do
     redis.call('HSET', KEYS[1], all[i], cjson.encode(session))
   elseif session.generation < generation then
     redis.call('HDEL', KEYS[1], all[i])
+    closed[#closed + 1] = all[i]
   end
-end",
+end
+return closed",
     )
 });
 
@@ -238,15 +240,17 @@ impl Devices {
     }
 
     /// Closes the sessions of a user that were opened before `generation` began, but `kept`, which goes on in it.
+    /// Answers which.
     pub(super) async fn close_before(
         &self,
         user: UserId,
         generation: i64,
         kept: Option<SessionId>,
-    ) -> Result<(), RedisUnavailable> {
+    ) -> Result<Vec<SessionId>, RedisUnavailable> {
         let mut call = CLOSE_BEFORE.key(self.key(user));
         call.arg(generation).arg(kept.map(|kept| kept.to_string()).unwrap_or_default());
-        Ok(call.invoke_async(&mut self.redis.connection()).await?)
+        let closed: Vec<String> = call.invoke_async(&mut self.redis.connection()).await?;
+        Ok(closed.iter().filter_map(|id| id.parse().ok()).collect())
     }
 
     fn key(&self, user: UserId) -> String {

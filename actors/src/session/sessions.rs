@@ -45,7 +45,8 @@ impl Tools {
             Rotation::Reused => {
                 tracing::warn!(%user, %session, "a refresh token was used twice; its session is closed");
                 self.signal_closed(user, session);
-                self.close_in_postgres(user, &[session], SecurityEvent::TokenReused, &origin).await?;
+                let log = Some((SecurityEvent::TokenReused, &origin));
+                self.close_in_postgres(user, &[session], log).await?;
                 return Err(SessionError::RefreshTokenReused);
             }
         };
@@ -97,7 +98,7 @@ impl Tools {
     ) -> Result<(), SessionError> {
         // where Redis is away nothing is done
         self.devices.find(user, session).await?;
-        self.close_in_postgres(user, &[session], event, origin).await?;
+        self.close_in_postgres(user, &[session], Some((event, origin))).await?;
         self.signal_closed(user, session);
         Ok(self.devices.close(user, session).await?)
     }
@@ -107,7 +108,12 @@ impl Tools {
     pub(super) async fn forget_before(&self, user: UserId, generation: Option<i64>, kept: Option<SessionId>) {
         let Some(generation) = generation else { return };
         self.signals.send(Signal::SessionsClosed { user, kept });
-        if let Err(error) = self.devices.close_before(user, generation, kept).await {
+        let forgotten = async {
+            let closed = self.devices.close_before(user, generation, kept).await?;
+            // so that their access tokens open no socket
+            self.close_in_postgres(user, &closed, None).await
+        };
+        if let Err(error) = forgotten.await {
             tracing::warn!(error = %crate::causes(&error), %user, "closed sessions are not forgotten");
         }
     }

@@ -317,13 +317,14 @@ pub(super) async fn closed_among(
     Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
 }
 
-/// Closes sessions of `user` for as long as a token of theirs could live, and writes down those that were open.
+/// Closes sessions of `user` for as long as a token of theirs could live; those that were open are written down in the
+/// security log where something is said of them.
 pub(super) async fn close_sessions(
     database: &Database,
     user: UserId,
     sessions: &[SessionId],
     keep: Duration,
-    (event, origin): (SecurityEvent, &Origin),
+    log: Option<(SecurityEvent, &Origin)>,
 ) -> Result<(), DatabaseError> {
     let client = database.client().await?;
     let statement = client
@@ -336,13 +337,16 @@ pub(super) async fn close_sessions(
              )
              insert into security_log (id, user_id, event, session_id, address, user_agent)
              select w.id, $1, $5, w.session_id, $6, $7
-             from unnest($4::uuid[], $2::uuid[]) as w(id, session_id) join closed using (session_id)",
+             from unnest($4::uuid[], $2::uuid[]) as w(id, session_id) join closed using (session_id)
+             where $5::text is not null",
         )
         .await?;
     let ids: Vec<Uuid> = sessions.iter().map(|_| Uuid::now_v7()).collect();
     let keep = i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
-    let params: [&(dyn ToSql + Sync); 7] =
-        [&user, &sessions, &keep, &ids, &event.name(), &origin.address, &origin.user_agent];
+    let event = log.map(|(event, _)| event.name());
+    let address = log.and_then(|(_, origin)| origin.address);
+    let user_agent = log.and_then(|(_, origin)| origin.user_agent.as_deref());
+    let params: [&(dyn ToSql + Sync); 7] = [&user, &sessions, &keep, &ids, &event, &address, &user_agent];
     client.execute(&statement, &params).await?;
     Ok(())
 }

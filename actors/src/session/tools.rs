@@ -69,17 +69,26 @@ impl Tools {
     /// ends, and must not change what they sign in with or make a key.
     pub(super) async fn must_be_open(&self, user: UserId, session: SessionId) -> Result<(), SessionError> {
         let device = self.devices.find(user, session).await?;
-        let standing = store::standing(&self.database, user, session).await?;
-        let (Some(device), Some(standing)) = (device, standing) else {
-            return Err(SessionError::Unauthenticated);
-        };
-        if standing.user.banned_at.is_some() {
-            return Err(SessionError::Banned);
-        }
-        if standing.is_closed || device.generation != standing.generation {
+        let generation = self.must_not_be_closed(user, session).await?;
+        if device.is_none_or(|device| device.generation != generation) {
             return Err(SessionError::Unauthenticated);
         }
         Ok(())
+    }
+
+    /// That nobody has closed a session, as far as PostgreSQL knows: one that Redis has lost lives as long as its access
+    /// token. Answers the generation that holds now.
+    pub(super) async fn must_not_be_closed(
+        &self,
+        user: UserId,
+        session: SessionId,
+    ) -> Result<i64, SessionError> {
+        let standing = store::standing(&self.database, user, session).await?;
+        match standing {
+            Some(standing) if standing.user.banned_at.is_some() => Err(SessionError::Banned),
+            Some(standing) if !standing.is_closed => Ok(standing.generation),
+            _ => Err(SessionError::Unauthenticated),
+        }
     }
 
     /// Does what a code was used for, which gives it back where certainly nothing was done.
@@ -124,7 +133,8 @@ impl Tools {
         let (device, left) = self.devices.open(user, session, &device).await?;
         if !left.is_empty() {
             // they are out of Redis already; PostgreSQL only keeps an older Redis from bringing them back
-            let closed = self.close_in_postgres(user, &left, SecurityEvent::SessionClosed, origin).await;
+            let log = Some((SecurityEvent::SessionClosed, origin));
+            let closed = self.close_in_postgres(user, &left, log).await;
             if let Err(error) = closed {
                 tracing::warn!(error = %crate::causes(&error), "sessions that made room are not written down");
             }
@@ -139,11 +149,9 @@ impl Tools {
         &self,
         user: UserId,
         sessions: &[SessionId],
-        event: SecurityEvent,
-        origin: &Origin,
+        log: Option<(SecurityEvent, &Origin)>,
     ) -> Result<(), SessionError> {
-        let keep = self.devices.lifetime();
-        Ok(store::close_sessions(&self.database, user, sessions, keep, (event, origin)).await?)
+        Ok(store::close_sessions(&self.database, user, sessions, self.devices.lifetime(), log).await?)
     }
 
     /// Has the sockets of a session closed, on every replica.
