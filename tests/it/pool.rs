@@ -52,7 +52,11 @@ async fn an_exhausted_pool_is_503_with_retry_after_and_recovers() {
     let served = replies.iter().filter(|reply| reply.status == 200).count();
     assert_eq!(refused + served, 100, "{replies:#?}");
     assert!(served >= 6 && refused > 0, "{served} served, {refused} refused");
-    assert!(a_hundred(&user).await.iter().all(|reply| reply.status == 200));
+    // a busy machine may not serve a hundred within a fifth of a second at first
+    eventually("a hundred at once are served again", async || {
+        a_hundred(&user).await.iter().all(|reply| reply.status == 200).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
