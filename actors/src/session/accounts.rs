@@ -120,8 +120,10 @@ impl Tools {
         // their sockets are told of what is committed
         self.stream.mark_behind(new.gifts.iter().map(|gift| gift.user));
         faults::point("session.registered");
-        let user = self.users.get(ids.user).await;
-        // it is made, whatever became of the look at it
+        // it is made, whatever becomes of the look at it
+        let user = self.users.get(ids.user).await.inspect_err(|error| {
+            tracing::warn!(error = %crate::causes(error), "an account cannot be read after it was made");
+        });
         let user = user.ok().flatten().ok_or(AskError::OutcomeUnknown("session"))?;
         Ok(SessionOpened { user, session: ids.session, refresh_token, is_new_user: true })
     }

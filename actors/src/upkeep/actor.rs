@@ -27,7 +27,7 @@ type Answer = Reply<Result<(), UpkeepError>>;
 
 /// Runs jobs, one at a time: those that are due and those that somebody asks for.
 pub(super) struct UpkeepActor {
-    tools: UpkeepParts,
+    parts: UpkeepParts,
     owner: OwnerId,
     wanted: VecDeque<(Job, RunNow, Answer)>,
     is_busy: bool,
@@ -36,9 +36,9 @@ pub(super) struct UpkeepActor {
 }
 
 impl UpkeepActor {
-    pub(super) fn new(tools: UpkeepParts) -> Self {
+    pub(super) fn new(parts: UpkeepParts) -> Self {
         Self {
-            tools,
+            parts,
             owner: OwnerId::new(),
             wanted: VecDeque::new(),
             is_busy: false,
@@ -53,9 +53,9 @@ impl UpkeepActor {
             return;
         }
         self.is_busy = true;
-        let (tools, owner) = (self.tools.clone(), self.owner);
+        let (parts, owner) = (self.parts.clone(), self.owner);
         if let Some((job, command, reply)) = self.wanted.pop_front() {
-            let asked = async move { reply.send(run_now(&tools, owner, job, command).await) };
+            let asked = async move { reply.send(run_now(&parts, owner, job, command).await) };
             context.spawn(asked.into_actor(self).map(|(), actor, context| {
                 actor.is_busy = false;
                 actor.go_on(context);
@@ -65,7 +65,7 @@ impl UpkeepActor {
         let provide = !self.is_provided;
         let due = async move {
             crate::faults::point("upkeep.run");
-            run_due(&tools, owner, provide).await
+            run_due(&parts, owner, provide).await
         };
         context.spawn(due.into_actor(self).map(|ran, actor, context| {
             actor.is_busy = false;
@@ -86,22 +86,22 @@ impl UpkeepActor {
 }
 
 /// Runs the first job that is due, if one is. The others follow at the next look.
-async fn run_due(tools: &UpkeepParts, owner: OwnerId, provide: bool) -> Result<(), DatabaseError> {
-    let client = tools.database.client().await?;
+async fn run_due(parts: &UpkeepParts, owner: OwnerId, provide: bool) -> Result<(), DatabaseError> {
+    let client = parts.database.client().await?;
     if provide {
         store::provide(&client).await?;
     }
     for job in store::due(&client).await? {
         if store::claim(&client, job, owner, true).await? {
             drop(client);
-            return run(tools, owner, job).await;
+            return run(parts, owner, job).await;
         }
     }
     Ok(())
 }
 
-async fn run_now(tools: &UpkeepParts, owner: OwnerId, job: Job, command: RunNow) -> Result<(), UpkeepError> {
-    let mut client = tools.database.client().await?;
+async fn run_now(parts: &UpkeepParts, owner: OwnerId, job: Job, command: RunNow) -> Result<(), UpkeepError> {
+    let mut client = parts.database.client().await?;
     store::provide(&client).await?;
     let transaction = client.transaction().await.map_err(DatabaseError::from)?;
     if !store::claim(&transaction, job, owner, false).await? {
@@ -110,12 +110,12 @@ async fn run_now(tools: &UpkeepParts, owner: OwnerId, job: Job, command: RunNow)
     audit_log::insert(&transaction, &[command.audit]).await?;
     commit(transaction).await?;
     drop(client);
-    Ok(run(tools, owner, job).await?)
+    Ok(run(parts, owner, job).await?)
 }
 
 /// Does a job that is claimed, and lets go of it.
-async fn run(tools: &UpkeepParts, owner: OwnerId, job: Job) -> Result<(), DatabaseError> {
-    let done = tokio::time::timeout(CLAIM - MARGIN, jobs::run(job, tools)).await;
+async fn run(parts: &UpkeepParts, owner: OwnerId, job: Job) -> Result<(), DatabaseError> {
+    let done = tokio::time::timeout(CLAIM - MARGIN, jobs::run(job, parts)).await;
     let (outcome, said) = match done {
         Ok(Ok(said)) => ("done", said),
         Ok(Err(error)) => {
@@ -126,7 +126,7 @@ async fn run(tools: &UpkeepParts, owner: OwnerId, job: Job) -> Result<(), Databa
     };
     tracing::debug!(job = job.name(), said, "a job has ended");
     metrics::counter!("greenroom_jobs_total", "job" => job.name(), "outcome" => outcome).increment(1);
-    let client = tools.database.client().await?;
+    let client = parts.database.client().await?;
     store::release(&client, job, owner, &said).await
 }
 
@@ -147,8 +147,8 @@ impl Actor for UpkeepActor {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
-        show_pool(&self.tools.database);
-        context.run_interval(SHOW, |actor, _| show_pool(&actor.tools.database));
+        show_pool(&self.parts.database);
+        context.run_interval(SHOW, |actor, _| show_pool(&actor.parts.database));
         context.run_interval(LOOK, Self::go_on);
         self.go_on(context);
     }

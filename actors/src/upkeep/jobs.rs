@@ -39,36 +39,36 @@ pub struct UpkeepParts {
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Does a job; says in a few words what was done.
-pub(super) async fn run(job: Job, tools: &UpkeepParts) -> Result<String, Failure> {
+pub(super) async fn run(job: Job, parts: &UpkeepParts) -> Result<String, Failure> {
     let limit = i64::from(BATCH);
     let done = match job {
         Job::ExpireGrants => {
-            repeated(async || Ok(u64::try_from(tools.quota.expire_due(BATCH).await?)?)).await?
+            repeated(async || Ok(u64::try_from(parts.quota.expire_due(BATCH).await?)?)).await?
         }
         Job::DeleteIdempotencyKeys => {
-            repeated(async || Ok(idempotency::purge(&tools.database, limit).await?)).await?
+            repeated(async || Ok(idempotency::purge(&parts.database, limit).await?)).await?
         }
         Job::DeleteFinalEvents => {
-            deleted(tools, async |client| store::delete_final_events(client, limit).await).await?
+            deleted(parts, async |client| store::delete_final_events(client, limit).await).await?
         }
         Job::DeleteProviderCallbacks => {
-            deleted(tools, async |client| callbacks::delete_expired(client, limit).await).await?
+            deleted(parts, async |client| callbacks::delete_expired(client, limit).await).await?
         }
         Job::DeleteClosedSessions => {
-            deleted(tools, async |client| session::delete_old_closings(client, limit).await).await?
+            deleted(parts, async |client| session::delete_old_closings(client, limit).await).await?
         }
         Job::DeleteSecurityLog => {
-            deleted(tools, async |client| security_log::delete_old(client, limit).await).await?
+            deleted(parts, async |client| security_log::delete_old(client, limit).await).await?
         }
         Job::DeleteApiKeys => {
-            deleted(tools, async |client| api_keys::delete_old(client, limit).await).await?
+            deleted(parts, async |client| api_keys::delete_old(client, limit).await).await?
         }
-        Job::EraseDeletedAccounts => erasure::erase_deleted(tools, limit).await?,
-        Job::FillInviteCodes => session::fill_invite_codes(&tools.database.client().await?).await?,
+        Job::EraseDeletedAccounts => erasure::erase_deleted(parts, limit).await?,
+        Job::FillInviteCodes => session::fill_invite_codes(&parts.database.client().await?).await?,
         Job::RemoveAbandonedUploads => {
-            repeated(async || Ok(tools.files.remove_abandoned(limit).await?)).await?
+            repeated(async || Ok(parts.files.remove_abandoned(limit).await?)).await?
         }
-        Job::RemoveOrphanObjects => remove_orphan_objects(tools).await?,
+        Job::RemoveOrphanObjects => remove_orphan_objects(parts).await?,
     };
     let what = match job {
         Job::ExpireGrants => "users' grants written off",
@@ -88,10 +88,10 @@ pub(super) async fn run(job: Job, tools: &UpkeepParts) -> Result<String, Failure
 
 /// Deletes batch after batch, each with a connection of its own.
 async fn deleted(
-    tools: &UpkeepParts,
+    parts: &UpkeepParts,
     delete: impl AsyncFn(&Client) -> Result<u64, DatabaseError>,
 ) -> Result<u64, Failure> {
-    repeated(async || Ok(delete(&tools.database.client().await?).await?)).await
+    repeated(async || Ok(delete(&parts.database.client().await?).await?)).await
 }
 
 /// Does batch after batch until one is not full.
@@ -111,19 +111,19 @@ async fn repeated(mut batch: impl AsyncFnMut() -> Result<u64, Failure>) -> Resul
 
 /// Removes objects that no row names: their task's replica died between storing them and writing their row, or
 /// they came by a link whose row was removed meanwhile.
-async fn remove_orphan_objects(tools: &UpkeepParts) -> Result<u64, Failure> {
+async fn remove_orphan_objects(parts: &UpkeepParts) -> Result<u64, Failure> {
     let mut removed = 0;
     let mut after = None;
     loop {
-        let page = tools.files.store().list(after.as_deref(), OBJECTS).await?;
+        let page = parts.files.store().list(after.as_deref(), OBJECTS).await?;
         let old = page.objects.iter().filter(|object| object.age >= ORPHAN_AGE);
         let keys: Vec<&str> = old.map(|object| object.key.as_str()).collect();
         if !keys.is_empty() {
-            let client = tools.database.client().await?;
+            let client = parts.database.client().await?;
             let orphans = store::keys_of_nobody(&client, &keys).await?;
             drop(client);
             for key in orphans {
-                tools.files.store().delete(&key).await?;
+                parts.files.store().delete(&key).await?;
                 removed += 1;
             }
         }

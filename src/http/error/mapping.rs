@@ -2,7 +2,10 @@
 
 use super::{ApiError, ErrorCode, FieldError};
 use crate::http::{language::Text, limits};
-use actix_web::http::StatusCode;
+use actix_web::http::{
+    StatusCode,
+    header::{HeaderName, HeaderValue},
+};
 use greenroom_actors::{
     ask::AskError,
     causes,
@@ -396,12 +399,17 @@ impl From<SessionError> for ApiError {
             SessionError::RefreshTokenReused => Self::signed_out(ErrorCode::RefreshTokenReused),
             SessionError::Unauthenticated => Self::signed_out(ErrorCode::Unauthenticated),
             SessionError::NotFound => Self::not_found(),
-            SessionError::TooManyCodes { retry_after_s, most } => Self::rate_limited(most, retry_after_s),
+            SessionError::TooManyCodes { retry_after_s, most } => {
+                Self::rate_limited(limits::headers(most, 0, retry_after_s), retry_after_s)
+            }
             // the gateways have logged why
             SessionError::Sms(_) => Self::new(ErrorCode::SmsUnavailable),
             SessionError::Wechat(error) => match error {
                 WechatError::CodeInvalid => Self::signed_out(ErrorCode::WechatCodeInvalid),
-                WechatError::TooOften => Self::rate_limited(WECHAT_A_MINUTE, WECHAT_RETRY_S),
+                WechatError::TooOften => {
+                    let headers = limits::headers(WECHAT_A_MINUTE, 0, WECHAT_RETRY_S);
+                    Self::rate_limited(headers, WECHAT_RETRY_S)
+                }
                 WechatError::Blocked => Self::new(ErrorCode::WechatBlocked),
                 WechatError::Unavailable => Self::new(ErrorCode::WechatUnavailable),
             },
@@ -432,10 +440,7 @@ impl From<LimitError> for ApiError {
     fn from(error: LimitError) -> Self {
         match error {
             LimitError::Exceeded(standing) => {
-                let refused = Self::new(ErrorCode::RateLimited).with_retry_after(standing.retry_after_s());
-                limits::headers_of(&standing)
-                    .into_iter()
-                    .fold(refused, |refused, (name, value)| refused.with_header(name, value))
+                Self::rate_limited(limits::headers_of(&standing), standing.retry_after_s())
             }
             // the limiter has logged it, once for all
             LimitError::Unavailable => Self::unavailable(),
@@ -481,11 +486,10 @@ impl ApiError {
         Self::at(ErrorCode::BadRequest, "/Content-Length", message)
     }
 
-    /// 429 by a limit that is used up for `retry_after_s` seconds.
-    fn rate_limited(limit: u32, retry_after_s: u64) -> Self {
+    /// 429 with the `RateLimit-*` of the limit that was met.
+    fn rate_limited(headers: [(HeaderName, HeaderValue); 3], retry_after_s: u64) -> Self {
         let refused = Self::new(ErrorCode::RateLimited).with_retry_after(retry_after_s);
-        let headers = limits::headers(limit, 0, retry_after_s).into_iter();
-        headers.fold(refused, |refused, (name, value)| refused.with_header(name, value))
+        headers.into_iter().fold(refused, |refused, (name, value)| refused.with_header(name, value))
     }
 
     /// 504: nobody knows whether it was done.
